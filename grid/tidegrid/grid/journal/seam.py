@@ -1,0 +1,71 @@
+"""The Log seam: the one thing the grid asks of a system of record.
+
+One operation matters: append records to one or several logs, each with the tail it expects; all or nothing.
+Positions are opaque, strictly increasing per log, with gaps. An implementation groups concurrent appends into one
+write and one sync. Lifecycle: opened, then `failed` for good after a failed write or sync, then closed.
+
+Prior art: the shared log of Tango and Delos, which compare-and-append reduces to one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from tidegrid.grid.log.entry import Entry, LogRecord
+from tidegrid.grid.model.ids import Epoch, LogId, Position
+
+
+class Checkpoint(NamedTuple):
+    """State of one log up to and including `position`, as the opaque chunks that its owner saved."""
+
+    log: LogId
+    position: Position
+    chunks: Iterable[bytes]
+
+
+class Log(Protocol):
+    async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
+        """Appends all entries, durably, or none. Returns their positions, in order.
+
+        At most one entry per log. Raises WrongTailError (a compare failed: nothing was appended), StorageFullError
+        (nothing was appended; reads go on, and it recovers by itself), TooLargeError, and LogFailedError (the handle
+        is dead; the outcome is unknown).
+        """
+        ...
+
+    async def tail(self, log: LogId) -> Position:
+        """Position of the last record; 0 when empty."""
+        ...
+
+    async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
+        """Durable records after `after`, in order: at least one if there is one, then up to about `bytes_max`."""
+        ...
+
+    async def position_before(self, log: LogId, epoch: Epoch) -> Position:
+        """The highest position such that every record of `log` with an epoch above `epoch` comes after it.
+
+        Record epochs within a log never decrease. `read(log, position_before(log, e))` begins with the first record above `e`.
+        """
+        ...
+
+    def follow(self, log: LogId, wake: Callable[[], None]) -> Callable[[], None]:
+        """Calls `wake` on the event loop whenever `log` has grown. Returns the call that ends it."""
+        ...
+
+    async def save_checkpoint(self, log: LogId, position: Position, chunks: AsyncIterator[bytes]) -> None:
+        """Replaces the checkpoint of `log`, atomically, once all chunks are durable."""
+        ...
+
+    async def load_checkpoint(self, log: LogId) -> Checkpoint | None:
+        """The newest whole checkpoint. Raises CorruptionError."""
+        ...
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes appended since opening, for deciding when to checkpoint."""
+        ...
+
+    async def close(self) -> None:
+        """Ends after appends in flight are durable. Idempotent."""
+        ...

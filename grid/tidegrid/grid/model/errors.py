@@ -1,0 +1,277 @@
+"""The one tree of errors. Branches say who is at fault, fields carry the facts, the message says what to do.
+
+    GridError
+      CallerError    the request is wrong; the same request will fail again
+      PeerError      the other side is gone, late, or not the one to ask; trying again may help
+      DataError      stored bytes are not what was written; a person has to look
+      OverloadError  a limit of the moment; trying again later helps
+
+Every concrete error has a stable `code`, which is its name on the wire (`tidegrid.v1.Error.code`), and is built
+from keyword fields alone, so that `to_fields` and `from_fields` carry it through any transport unchanged.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+FieldValue = str | int | float | bool | None
+
+
+class GridError(Exception):
+    """Root of all errors raised on purpose. `fields` holds the facts, str() a sentence for people."""
+
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, **fields: FieldValue) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields: dict[str, FieldValue] = fields
+
+    def __getattr__(self, name: str) -> Any:
+        fields = self.__dict__.get("fields", {})
+        if name in fields:
+            return fields[name]
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.code, self.message, self.fields)
+
+
+class CallerError(GridError):
+    code = "BAD_REQUEST"
+
+
+class PeerError(GridError):
+    code = "PEER"
+
+
+class DataError(GridError):
+    code = "DATA"
+
+
+class OverloadError(GridError):
+    code = "OVERLOAD"
+
+
+# The caller's own ----------------------------------------------------------------------------------------------
+
+
+class UnknownMapError(CallerError):
+    """Fields: map, near (comma-separated names that look alike)."""
+
+    code = "UNKNOWN_MAP"
+
+    @classmethod
+    def of(cls, name: str, known: Iterable[str]) -> UnknownMapError:
+        near = difflib.get_close_matches(name, list(known), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "declare it in a trigger module, or with `tidegrid map create`"
+        return cls(f"there is no map {name!r}; {hint}", map=name, near=",".join(near))
+
+
+class InvalidKeyError(CallerError):
+    code = "INVALID_KEY"
+
+
+class InvalidValueError(CallerError):
+    code = "INVALID_VALUE"
+
+
+class TooLargeError(CallerError):
+    """Fields: what (key, value, batch, message, record, depth), size, limit."""
+
+    code = "TOO_LARGE"
+
+    @classmethod
+    def of(cls, what: str, size: int, limit: int, unit: str = "bytes") -> TooLargeError:
+        return cls(f"the {what} has {size:,} {unit}, the limit is {limit:,}; make it smaller or split it", what=what, size=size, limit=limit)
+
+
+class ConflictError(CallerError):
+    """A condition did not hold. Fields: expected (version; 0 = absent), current (version; 0 = absent)."""
+
+    code = "CONFLICT"
+
+    @classmethod
+    def of(cls, expected: int, current: int) -> ConflictError:
+        said = f"the key is at version {current}" if current else "the key is absent"
+        want = f"version {expected}" if expected else "an absent key"
+        return cls(f"expected {want}, but {said}; read it again and decide anew", expected=expected, current=current)
+
+
+class RejectedError(CallerError):
+    """A trigger vetoed the write, or failed on it. Fields: trigger, line, key, failed (True: an exception)."""
+
+    code = "REJECTED"
+
+
+class DerivedMapError(CallerError):
+    code = "DERIVED_MAP"
+
+    @classmethod
+    def of(cls, name: str) -> DerivedMapError:
+        return cls(f"map {name!r} is derived: its triggers write it. Write to the map that they read", map=name)
+
+
+class WrongKindError(CallerError):
+    """The map's kind does not offer this operation. Fields: map, kind."""
+
+    code = "WRONG_KIND"
+
+
+class MapExistsError(CallerError):
+    code = "MAP_EXISTS"
+
+
+class TriggerModuleError(CallerError):
+    """A trigger module does not load or breaks a rule of the trigger contract. Fields: module, line."""
+
+    code = "TRIGGER_MODULE"
+
+
+class NotSupportedError(CallerError):
+    code = "NOT_SUPPORTED"
+
+
+class ConfigurationError(CallerError):
+    code = "CONFIGURATION"
+
+
+class EpochTooOldError(CallerError):
+    """Fields: requested, earliest."""
+
+    code = "EPOCH_TOO_OLD"
+
+    @classmethod
+    def of(cls, requested: int, earliest: int) -> EpochTooOldError:
+        return cls(
+            f"epoch {requested} is past the history kept in memory, the earliest is {earliest}; start from a snapshot, or keep a longer horizon",
+            requested=requested,
+            earliest=earliest,
+        )
+
+
+class EpochTooNewError(CallerError):
+    """Fields: requested, limit."""
+
+    code = "EPOCH_TOO_NEW"
+
+    @classmethod
+    def of(cls, requested: int, limit: int) -> EpochTooNewError:
+        return cls(f"epoch {requested} lies beyond what this grid can have reached (limit {limit}); was it made by another grid?", requested=requested, limit=limit)
+
+
+class WrongGridError(CallerError):
+    code = "WRONG_GRID"
+
+
+class OutcomeUnknownError(CallerError):
+    """The request's session has expired: whether the write was applied is forgotten, and it will not be applied now."""
+
+    code = "OUTCOME_UNKNOWN"
+
+
+class UnauthenticatedError(CallerError):
+    code = "UNAUTHENTICATED"
+
+
+# The other side ------------------------------------------------------------------------------------------------
+
+
+class DeadlineError(PeerError):
+    code = "DEADLINE"
+
+
+class UnavailableError(PeerError):
+    """Nothing answers there (yet). Fields: address."""
+
+    code = "UNAVAILABLE"
+
+
+class StoppingError(PeerError):
+    code = "STOPPING"
+
+    @classmethod
+    def of(cls) -> StoppingError:
+        return cls("the node is stopping and takes no more requests; send them to another node, or again after the restart")
+
+
+class WrongOwnerError(PeerError):
+    """Fields: partition, owner (node id; -1 unknown), view."""
+
+    code = "WRONG_OWNER"
+
+
+class WrongTailError(PeerError):
+    """The compare of an append did not hold. Fields: log, expected, actual."""
+
+    code = "WRONG_TAIL"
+
+
+class LogFailedError(PeerError):
+    """A write or sync failed: this log handle is dead for good. What was in flight is unknown."""
+
+    code = "LOG_FAILED"
+
+
+# Stored bytes --------------------------------------------------------------------------------------------------
+
+
+class CorruptionError(DataError):
+    """Fields: file, offset."""
+
+    code = "CORRUPTION"
+
+
+class FormatError(DataError):
+    """Bytes from the wire or the log that do not parse."""
+
+    code = "FORMAT"
+
+
+class InUseError(DataError):
+    """A directory, file or port is held by another process. Fields: what."""
+
+    code = "IN_USE"
+
+
+# Limits of the moment ------------------------------------------------------------------------------------------
+
+
+class BusyError(OverloadError):
+    """A bounded queue is full. Fields: what, limit."""
+
+    code = "BUSY"
+
+    @classmethod
+    def of(cls, what: str, limit: int) -> BusyError:
+        return cls(f"{what} is full ({limit:,}); wait for answers before sending more, and try again", what=what, limit=limit)
+
+
+class StorageFullError(OverloadError):
+    code = "STORAGE_FULL"
+
+
+class ClosingLagError(OverloadError):
+    """Epochs do not close as fast as writes arrive. Fields: epoch, closed."""
+
+    code = "CLOSING_LAG"
+
+
+def _concrete(root: type[GridError]) -> Iterable[type[GridError]]:
+    yield root
+    for branch in root.__subclasses__():
+        yield from _concrete(branch)
+
+
+def error_from(code: str, message: str, fields: dict[str, FieldValue]) -> GridError:
+    """The error that `code` names; a code from a newer version becomes a plain GridError with the same message."""
+    return _BY_CODE.get(code, GridError)(message, **fields)
+
+
+def _rebuild(code: str, message: str, fields: dict[str, FieldValue]) -> GridError:
+    return error_from(code, message, fields)
+
+
+_BY_CODE = {kind.code: kind for kind in _concrete(GridError)}

@@ -1,0 +1,27 @@
+"""Bounds on everything that comes from outside. Each says what it protects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    key_bytes_max: int = 4096  # keys live in memory and in every index
+    value_bytes_max: int = 512 * 1024  # a value fits a record with room for its outputs
+    value_depth_max: int = 64  # nesting: decoders recurse
+    batch_writes_max: int = 10_000  # one batch is answered as one message
+    message_bytes_max: int = 4 * 1024 * 1024  # gRPC's own default
+    record_bytes_max: int = 1024 * 1024 - 4096  # a record fits any log, JetStream's 1 MiB message included
+    frame_writes_max: int = 2_000  # bounds the pause of the event loop while one frame is computed
+    queue_bytes_max: int = 64 * 1024 * 1024  # accepted by a node, not yet in a frame
+    unclosed_bytes_max: int = 256 * 1024 * 1024  # logged by a node above `closed`: what one epoch may weigh
+    chain_depth_max: int = 8  # triggers that set off triggers
+    outputs_max: int = 1_000  # of one write, through its whole chain
+    sessions_max: int = 10_000  # request memory, per partition
+    session_writes_max: int = 65_536  # unanswered writes of one session, per partition
+    session_epochs: int = 1 << 20  # a session's life; a client renews in good time
+    named_sessions_max: int = 1_000  # sessions that outlive their client (`load`), per partition
+    scan_rows_max: int = 10_000  # of one answer; a longer scan goes on where it ended
+    subscriptions_max: int = 1_000  # per node
+    maps_max: int = 1_000
