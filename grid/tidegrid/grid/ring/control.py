@@ -1,0 +1,364 @@
+"""The fold of the control log: what a node knows of the whole grid, as of one position.
+
+Everything that all nodes must agree on is a record of the control log; each node applies the records in order,
+exactly once, and holds the same state as every other that has applied the same prefix. A close, a view and a
+declaration are learned in no other way (rule C2).
+
+Invariants: positions increase; `closed`, `horizon`, the limit and every term never decrease; a CLOSE at or below
+`closed` and a HORIZON at or below `horizon` change nothing; fold of (checkpoint + the records after it) equals fold
+of all records.
+
+Checkpoint: `to_bytes` is msgpack of [version, position, grid, view, closes, declarations, ...], see `to_bytes`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import msgpack
+from tidegrid.grid.model.errors import CorruptionError, FormatError
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, NodeId, PartitionId, Position, Term
+from tidegrid.grid.model.maps import MapSpec
+from tidegrid.grid.ring.declarations import Declarations, Deployment, spec_from
+from tidegrid.grid.ring.view import ViewState, changed_nodes, view_from, view_message
+from tidegrid.v1 import control_pb2
+
+CHECKPOINT_VERSION: Final = 1
+CLOSES_MAX: Final = 16_384  # remembered (time, epoch) pairs; the older half is thinned when there are more
+LIMIT_SPAN_MIN: Final = 3  # with less, no floor would ever pass `closed`
+
+
+@dataclass(frozen=True, slots=True)
+class GridStarted:
+    grid_id: bytes
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    before: ViewState
+    view: ViewState
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """`tails` are those that the record carried: of partitions whose tail changed."""
+
+    epoch: Epoch
+    time_ms: int
+    tails: Mapping[PartitionId, Position]
+    reference_epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class HorizonMoved:
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class MapAdded:
+    """Also when a deployment turned a map derived, or direct again."""
+
+    spec: MapSpec
+    acts_at: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    deployment: Deployment
+
+
+ControlEvent = GridStarted | ViewChanged | Closed | HorizonMoved | MapAdded | Deployed
+
+
+class ControlState:
+    """As of `position`. Read it through its properties; only `apply` changes it."""
+
+    def __init__(self) -> None:
+        self._position = BEFORE_FIRST
+        self._grid_id = b""
+        self._partitions = 0
+        self._limit_span = LIMIT_SPAN_MIN
+        self._session_epochs = 0
+        self._view = ViewState()
+        self._changed_at: dict[NodeId, Position] = {}  # the last view in which a node gained or lost something
+        self._terms: dict[PartitionId, Term] = {}
+        self._closed = Epoch(0)
+        self._closed_time_ms = 0
+        self._close_times_ms: list[int] = []
+        self._close_epochs: list[Epoch] = []
+        self._tails: dict[PartitionId, Position] = {}
+        self._reference_epoch = Epoch(0)
+        self._horizon = Epoch(0)
+        self._declarations = Declarations()
+
+    # The grid ---------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    @property
+    def created(self) -> bool:
+        return self._position != BEFORE_FIRST
+
+    @property
+    def grid_id(self) -> bytes:
+        return self._grid_id
+
+    @property
+    def partitions(self) -> int:
+        return self._partitions
+
+    @property
+    def session_epochs(self) -> int:
+        return self._session_epochs
+
+    @property
+    def view(self) -> ViewState:
+        return self._view
+
+    def changed_since(self, view: Position) -> frozenset[NodeId]:
+        """Who gained or lost a partition, or its incarnation, in a view after the one at `view`."""
+        return frozenset(node for node, position in self._changed_at.items() if position > view)
+
+    def term(self, partition: PartitionId) -> Term:
+        """The highest term that any view gave; 0 before the first."""
+        return self._terms.get(partition, Term(0))
+
+    # Time -------------------------------------------------------------------------------------------------------
+
+    @property
+    def limit_span(self) -> int:
+        return self._limit_span
+
+    @property
+    def limit(self) -> Epoch:
+        """Rule E: nobody who has read this far stamps this epoch or a later one."""
+        return Epoch(self._closed + self._limit_span)
+
+    @property
+    def closed(self) -> Epoch:
+        return self._closed
+
+    @property
+    def closed_time_ms(self) -> int:
+        return self._closed_time_ms
+
+    @property
+    def tails(self) -> Mapping[PartitionId, Position]:
+        """Tails of the closed cut: cumulative over all closes. Read only."""
+        return MappingProxyType(self._tails)
+
+    @property
+    def reference_epoch(self) -> Epoch:
+        """No reference map changed after this epoch and at or below `closed`."""
+        return self._reference_epoch
+
+    @property
+    def horizon(self) -> Epoch:
+        return self._horizon
+
+    def epoch_closed_at(self, time_ms: int) -> Epoch | None:
+        """The highest remembered epoch closed at or before a wall time; None if that is before all of them.
+
+        Exact for the newest closes, coarser further back. O(log closes).
+        """
+        index = bisect_right(self._close_times_ms, time_ms)
+        return self._close_epochs[index - 1] if index else None
+
+    # Behaviour --------------------------------------------------------------------------------------------------
+
+    def maps_at(self, epoch: Epoch) -> Mapping[str, MapSpec]:
+        """Maps in force at `epoch`, read only; the same object between two activations, so identity tells change."""
+        return self._declarations.maps_at(epoch)
+
+    @property
+    def declared(self) -> Mapping[str, MapSpec]:
+        """Every map declared so far, in force or not yet."""
+        return self._declarations.specs
+
+    def map_activation(self, name: str) -> Epoch | None:
+        return self._declarations.map_activation(name)
+
+    def deployment_at(self, epoch: Epoch) -> Deployment | None:
+        return self._declarations.deployment_at(epoch)
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """In log order, those not yet in force included."""
+        return self._declarations.deployments
+
+    def next_activation(self, after: Epoch) -> Epoch | None:
+        """The lowest epoch above `after` from which other maps or code are in force."""
+        return self._declarations.next_activation(after)
+
+    @property
+    def highest_activation(self) -> Epoch:
+        """0: none."""
+        return self._declarations.highest_activation
+
+    @property
+    def activation_pending(self) -> bool:
+        """Some node may not have reached the newest activation: only a close just below it proves that all have."""
+        return self.highest_activation > self._closed + 1
+
+    def conflict(self, spec: MapSpec, *, deploy: bool = False) -> str | None:
+        """Why `spec` cannot be declared (by MAP, or as part of a DEPLOY), in words. Ask before appending the record."""
+        return self._declarations.conflict(spec, deploy=deploy)
+
+    # Folding ----------------------------------------------------------------------------------------------------
+
+    def apply(self, position: Position, record: control_pb2.ControlRecord) -> tuple[ControlEvent, ...]:
+        """What changed. Records come in order, each once. Raises FormatError: a record of an unknown kind."""
+        assert position > self._position, f"control record {position} after {self._position}"
+        kind = record.WhichOneof("record")
+        if kind is None:
+            raise FormatError(
+                f"control record {position} is of a kind that this version does not know; use the version that wrote it",
+                position=position,
+            )
+        if (kind == "created") == self.created:
+            raise CorruptionError(
+                f"control record {position}: the grid must be created by the first record, and only there; "
+                "was this log put together from two?",
+                position=position,
+            )
+        events = self._fold(kind, position, record)
+        self._position = position
+        return events
+
+    def _fold(self, kind: str, position: Position, record: control_pb2.ControlRecord) -> tuple[ControlEvent, ...]:
+        if kind == "created":
+            return self._create(record.created)
+        if kind == "view":
+            return self._change_view(view_from(position, record.view))
+        if kind == "close":
+            return self._close(record.close)
+        if kind == "horizon":
+            return self._move_horizon(Epoch(record.horizon.epoch))
+        if kind == "map":
+            return self._add_map(spec_from(record.map.spec))
+        assert kind == "deploy", kind
+        return self._deploy(position, record.deploy)
+
+    def _create(self, created: control_pb2.GridCreated) -> tuple[ControlEvent, ...]:
+        self._grid_id = bytes(created.grid_id)
+        self._partitions = created.partitions
+        self._limit_span = max(created.limit, LIMIT_SPAN_MIN)
+        self._session_epochs = created.session_epochs
+        return (GridStarted(self._grid_id, self._partitions),)
+
+    def _change_view(self, view: ViewState) -> tuple[ControlEvent, ...]:
+        before = self._view
+        for node in changed_nodes(before, view):
+            self._changed_at[node] = view.position
+        for partition, owner in view.owners.items():
+            self._terms[partition] = max(self.term(partition), owner.term)
+        self._view = view
+        return (ViewChanged(before, view),)
+
+    def _close(self, close: control_pb2.Close) -> tuple[ControlEvent, ...]:
+        epoch = Epoch(close.epoch)
+        if epoch <= self._closed:
+            return ()
+        tails = {PartitionId(tail.partition): Position(tail.position) for tail in close.tails}
+        for partition, tail in tails.items():
+            self._tails[partition] = max(tail, self._tails.get(partition, BEFORE_FIRST))
+        self._closed = epoch
+        self._closed_time_ms = max(close.time_ms, self._closed_time_ms)
+        self._reference_epoch = max(self._reference_epoch, min(Epoch(close.reference_epoch), epoch))
+        self._remember_close(self._closed_time_ms, epoch)
+        return (Closed(epoch, self._closed_time_ms, tails, self._reference_epoch),)
+
+    def _remember_close(self, time_ms: int, epoch: Epoch) -> None:
+        self._close_times_ms.append(time_ms)
+        self._close_epochs.append(epoch)
+        if len(self._close_epochs) > CLOSES_MAX:
+            half = CLOSES_MAX // 2
+            self._close_times_ms[:half] = self._close_times_ms[1:half:2]
+            self._close_epochs[:half] = self._close_epochs[1:half:2]
+
+    def _move_horizon(self, epoch: Epoch) -> tuple[ControlEvent, ...]:
+        if epoch <= self._horizon:
+            return ()
+        self._horizon = epoch
+        gone = bisect_right(self._close_epochs, epoch - 1)
+        del self._close_times_ms[:gone], self._close_epochs[:gone]
+        return (HorizonMoved(epoch),)
+
+    def _add_map(self, spec: MapSpec) -> tuple[ControlEvent, ...]:
+        acts_at = self.limit
+        return (MapAdded(spec, acts_at),) if self._declarations.declare(spec, acts_at) else ()
+
+    def _deploy(self, position: Position, deploy: control_pb2.Deploy) -> tuple[ControlEvent, ...]:
+        deployment = Deployment(
+            bytes(deploy.hash),
+            tuple((module.name, module.source) for module in deploy.modules),
+            tuple(spec_from(spec) for spec in deploy.maps),
+            self.limit,
+            position,
+            deploy.python,
+        )
+        known = dict(self.declared)
+        self._declarations.deploy(deployment)
+        added = [spec for name, spec in self.declared.items() if known.get(name) != spec]
+        return (*(MapAdded(spec, deployment.acts_at) for spec in added), Deployed(deployment))
+
+    # Checkpoint -------------------------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """The whole state: equal states give equal bytes."""
+        view = view_message(self._view.members.values(), self._view.owners)
+        plain = [
+            CHECKPOINT_VERSION,
+            self._position,
+            [self._grid_id, self._partitions, self._limit_span, self._session_epochs],
+            [self._view.position, view.SerializeToString(deterministic=True)],
+            sorted(self._changed_at.items()),
+            sorted(self._terms.items()),
+            [self._closed, self._closed_time_ms, self._reference_epoch, self._horizon],
+            [self._close_times_ms, self._close_epochs],
+            sorted(self._tails.items()),
+            self._declarations.to_plain(),
+        ]
+        packed: bytes = msgpack.packb(plain)
+        return packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ControlState:
+        """Raises FormatError: not a checkpoint of the control log, or one of a newer version."""
+        state = cls()
+        try:
+            plain = msgpack.unpackb(data)
+            if plain[0] != CHECKPOINT_VERSION:
+                raise FormatError(
+                    f"the control checkpoint has version {plain[0]}, this program knows {CHECKPOINT_VERSION}; "
+                    "use the version that wrote it",
+                    version=plain[0],
+                )
+            _, state._position, grid, view, changed, terms, times, closes, tails, declarations = plain
+            state._grid_id, state._partitions, state._limit_span, state._session_epochs = grid
+            state._view = view_from(Position(view[0]), control_pb2.View.FromString(view[1]))
+            state._changed_at = {NodeId(node): Position(position) for node, position in changed}
+            state._terms = {PartitionId(partition): Term(term) for partition, term in terms}
+            state._closed, state._closed_time_ms, state._reference_epoch, state._horizon = times
+            state._close_times_ms, state._close_epochs = closes
+            state._tails = {PartitionId(partition): Position(position) for partition, position in tails}
+            state._declarations = Declarations.from_plain(declarations)
+        except FormatError:
+            raise
+        except Exception as error:
+            raise FormatError(
+                f"the control checkpoint does not parse ({error}); delete it, and the log is read from its beginning"
+            ) from error
+        return state
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ControlState) and self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment]

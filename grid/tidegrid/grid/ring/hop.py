@@ -1,0 +1,47 @@
+"""One hop of the token: sent, then sent again until the receiver acknowledges it.
+
+    idle --sent--> waiting --acknowledged | superseded--> idle
+                   waiting --time passed--> waiting, twice as patient
+
+Only the newest token matters: sending another one forgets the one before. A hop to a dead node goes on, ever more
+slowly, until that node is back or a view without it is applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidegrid.grid.model.ids import NodeId
+from tidegrid.grid.ring.local import RingOptions
+from tidegrid.grid.ring.token import Token
+
+
+@dataclass(slots=True)
+class Hop:
+    options: RingOptions
+    to: NodeId | None = None
+    token: Token | None = None
+    due: float | None = None
+    attempts: int = 0
+
+    def sent(self, now: float, to: NodeId, token: Token) -> None:
+        self.to, self.token, self.attempts = to, token, 1
+        self.due = now + self.options.hop_timeout
+
+    def acknowledged(self, sender: NodeId, round_: int, generation: int) -> None:
+        token = self.token
+        if token is not None and (self.to, token.round, token.generation) == (sender, round_, generation):
+            self.forget()
+
+    def forget(self) -> None:
+        self.to = self.token = self.due = None
+        self.attempts = 0
+
+    def time_passed(self, now: float) -> tuple[NodeId, Token] | None:
+        """What to send again."""
+        if self.due is None or now < self.due:
+            return None
+        assert self.to is not None and self.token is not None
+        self.due = now + min(self.options.hop_timeout * 2**self.attempts, self.options.hop_timeout_max)
+        self.attempts = min(self.attempts + 1, 30)
+        return self.to, self.token
