@@ -3,7 +3,7 @@
     nothing --offered a complete token--> candidate --asked, and it is worth it--> appending at a position
     appending --a record after that position was applied: the slot is decided--> candidate again, or nothing
     appending --wrong tail--> candidate that waits for the control log to be applied further
-    appending --storage full--> candidate that waits for a while
+    appending --another refusal, as of a full storage--> candidate that waits for a while
 
 Why exactly there: a VIEW in between gives a partition to somebody whose promise is not in the token. After another
 record than a VIEW the same floor holds, and is appended at the new position; after a VIEW the round is incomplete
@@ -12,19 +12,14 @@ and the candidate is dropped: the next round collects anew.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
+from tidegrid.grid.model.errors import GridError, WrongTailError
 from tidegrid.grid.model.ids import Position
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.local import AppendClose, RingOptions
 from tidegrid.grid.ring.token import Token, complete, renew
 from tidegrid.v1 import control_pb2
-
-
-class CloseFailure(enum.Enum):
-    WRONG_TAIL = "wrong tail"
-    STORAGE_FULL = "storage full"
 
 
 @dataclass(slots=True)
@@ -46,11 +41,11 @@ class Closing:
         if self._refused is not None and control.position > self._refused:
             self._refused = None
 
-    def failed(self, now: float, expected: Position, why: CloseFailure) -> None:
+    def failed(self, now: float, expected: Position, error: GridError) -> None:
         if self.appending != expected:
             return  # decided meanwhile, by applying the log
         self.appending = None
-        if why is CloseFailure.WRONG_TAIL:
+        if isinstance(error, WrongTailError):
             self._refused = expected
         else:
             self.retry_at = now + self.options.close_retry

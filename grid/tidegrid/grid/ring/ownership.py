@@ -1,7 +1,7 @@
 """Who is to own what, and how a partition is opened.
 
     opening --OPEN in the log, log replayed--> open <--draining: a planned move, or a stop--> draining
-    any of them --another view, or a higher OPEN in the log--> lost
+    any of them --another view, or a higher OPEN in the log--> closed
 
 First form: members are configured, partition p belongs to configured node p mod N, and every start takes its share
 anew with a new incarnation and higher terms (rule S: a start owns nothing). `assigned` is the place for rendezvous
@@ -25,14 +25,14 @@ class PartitionState(enum.Enum):
     OPENING = "opening"  # owned by the view; OPEN is not in the log yet, or the log is not replayed
     OPEN = "open"
     DRAINING = "draining"  # takes nothing new, promises as an open one does
-    LOST = "lost"  # for good: the same partition is opened anew under a higher term
+    CLOSED = "closed"  # for good: the same partition is opened anew under a higher term
 
 
 TRANSITIONS: Final[Mapping[PartitionState, frozenset[PartitionState]]] = {
-    PartitionState.OPENING: frozenset({PartitionState.OPEN, PartitionState.LOST}),
-    PartitionState.OPEN: frozenset({PartitionState.DRAINING, PartitionState.LOST}),
-    PartitionState.DRAINING: frozenset({PartitionState.OPEN, PartitionState.LOST}),
-    PartitionState.LOST: frozenset(),
+    PartitionState.OPENING: frozenset({PartitionState.OPEN, PartitionState.CLOSED}),
+    PartitionState.OPEN: frozenset({PartitionState.DRAINING, PartitionState.CLOSED}),
+    PartitionState.DRAINING: frozenset({PartitionState.OPEN, PartitionState.CLOSED}),
+    PartitionState.CLOSED: frozenset(),
 }
 
 

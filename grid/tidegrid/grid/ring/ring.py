@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import enum
 
+from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, Position
-from tidegrid.grid.ring.closing import CloseFailure, Closing
+from tidegrid.grid.ring.closing import Closing
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.hop import Hop
 from tidegrid.grid.ring.local import Effect, EpochRaised, Local, RingOptions, Send
@@ -37,7 +38,7 @@ class Carried(enum.Enum):
 
     TAKEN = "taken"
     APPLY_FIRST = "apply the control log to its end, then ask again with at_tail=True"
-    BEYOND_LIMIT = "the epoch is at or above the limit: refuse a client, let a node retry"
+    TOO_NEW = "the epoch is at or above the limit: refuse a client, let a node retry"
     BEYOND_LOG = "the control position lies after the end of the control log: refuse"
 
 
@@ -63,7 +64,7 @@ class Ring:
         self._held: Token | None = None
         self._held_until = 0.0
         self._hold_below = NO_EPOCH
-        self._parked: tuple[Token, NodeId] | None = None
+        self._parked: tuple[TokenMessage, NodeId] | None = None
         self._hop = Hop(options)
         self._rounds = Rounds(options)
         self._vigil = Vigil(options)
@@ -115,7 +116,7 @@ class Ring:
 
     # Epochs -----------------------------------------------------------------------------------------------------
 
-    def carry(self, control_position: Position, epoch: Epoch, *, at_tail: bool = False) -> Carried:
+    def carry(self, now: float, control_position: Position, epoch: Epoch, *, at_tail: bool = False) -> Carried:
         """Rules J and E2: what a message, or the last stamp of a log that is being opened, says of time. Untrusted.
 
         The epoch is raised only when the answer is TAKEN. `at_tail`: the control log was just applied to its end.
@@ -123,9 +124,18 @@ class Ring:
         if control_position > self._control.position:
             return Carried.BEYOND_LOG if at_tail else Carried.APPLY_FIRST
         if epoch >= self._control.limit:
-            return Carried.BEYOND_LIMIT if at_tail else Carried.APPLY_FIRST
+            return Carried.TOO_NEW if at_tail else Carried.APPLY_FIRST
         self._raise(epoch)
         return Carried.TAKEN
+
+    def opened(self, now: float, stamp: Epoch) -> None:
+        """Rule O2: an OPEN with this stamp is in the log, and the epoch follows.
+
+        Before appending it, `carry` the last stamp of that log: one at or above the limit that is known here means
+        that the control log has to be applied further first (E3), since everything later is stamped at least so.
+        """
+        self._raise(stamp)
+        self.stirred(now)
 
     def _raise(self, epoch: Epoch) -> None:
         if epoch > self._epoch:
@@ -217,14 +227,14 @@ class Ring:
 
     # Messages ---------------------------------------------------------------------------------------------------
 
-    def token_arrived(self, now: float, token: Token, sender: NodeId) -> None:
+    def token_arrived(self, now: float, message: TokenMessage, sender: NodeId) -> None:
         """Rule T."""
-        control = self._control
+        control, token = self._control, message.token
         if token.grid_id != control.grid_id:
             return
         if token.view > control.view.position:
-            if self._parked is None or token.freshness >= self._parked[0].freshness:
-                self._parked = (token, sender)
+            if self._parked is None or token.freshness >= self._parked[0].token.freshness:
+                self._parked = (message, sender)
             return
         if not self.member:
             return  # the sender tries again: this incarnation may become one
@@ -243,9 +253,9 @@ class Ring:
         self._rounds.returned(now, token.busy or self._busy())
         self._stir(now)
 
-    def token_received(self, now: float, sender: NodeId, round_: int, generation: int) -> None:
+    def token_received(self, now: float, message: TokenReceived, sender: NodeId) -> None:
         """The next node has taken the token over."""
-        self._hop.acknowledged(sender, round_, generation)
+        self._hop.acknowledged(sender, message.round, message.generation)
 
     def wake(self, now: float, want: Epoch) -> None:
         """Somebody has something to close, or waits for `want`. Untrusted: it moves rounds, never the limit."""
@@ -272,7 +282,7 @@ class Ring:
             self._view_changed(now, was_origin=before.has(self.me, self.incarnation) and before.origin == self.me)
         self._close(now)
         parked = self._parked
-        if parked is not None and parked[0].view <= control.view.position:
+        if parked is not None and parked[0].token.view <= control.view.position:
             self._parked = None
             self.token_arrived(now, *parked)
         if self.member and self._held is None:
@@ -291,9 +301,9 @@ class Ring:
             if self.member:
                 self._visit(now, renew(token, control.view.position, control.changed_since(token.view)))
 
-    def close_failed(self, now: float, expected: Position, why: CloseFailure) -> None:
-        """The CLOSE of an AppendClose was refused. Of a wrong tail, tell it after applying the control log, or before."""
-        self._closing.failed(now, expected, why)
+    def close_failed(self, now: float, expected: Position, error: GridError) -> None:
+        """The CLOSE of an AppendClose at `expected` was refused; it does not matter what was applied meanwhile."""
+        self._closing.failed(now, expected, error)
         self._close(now)
 
     def time_passed(self, now: float) -> None:
