@@ -1,0 +1,34 @@
+"""Which line of the author's code an exception came from.
+
+A frame is the author's if its globals are the namespace of the module: this holds for source that never was a file,
+and passes over the frames of libraries that the module calls. The innermost such frame is the one to name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tidegrid.grid.model.errors import GridError
+from tidegrid.triggers.outputs import Reject
+
+
+def line_of(error: BaseException, namespace: dict[str, Any]) -> int:
+    """Line in the module where `error` was raised, or from where it went into a library; 0 if it passed no such frame."""
+    line = 0
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_globals is namespace:
+            line = step.tb_lineno
+        step = step.tb_next
+    return line
+
+
+def text_of(error: BaseException) -> str:
+    """Type and text, as the last line of a traceback has them. Our own errors and rejections speak for themselves."""
+    if isinstance(error, GridError | Reject):
+        return str(error)
+    try:
+        text = str(error)
+    except Exception:  # the author's own exception class may fail at this too
+        text = "(its text cannot be shown)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,82 @@
+"""Maps and triggers as the runtime holds them: everything that can be known before a write comes is computed here.
+
+A `BoundMap` is one map of the grid, with the triggers on it; the engine knows it as the map's *program*. A trigger on
+two maps is bound twice, because a `Target` says what holds between one source and one target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from tidegrid.grid.model.keys import key_pattern
+from tidegrid.grid.model.maps import MapKind, MapSpec
+from tidegrid.triggers.deployment import TriggerSpec
+from tidegrid.triggers.key_reader import ReadKey
+
+PUT: Final = 1
+DELETE: Final = 2
+EVENT: Final = 3
+OP_NAMES: Final = ("", "put", "delete", "event")
+
+Output = tuple[int, str, bytes, bytes | None]
+"""(op, map, encoded key, encoded value; None for a delete). A plain tuple: one is made per output."""
+
+
+class BoundMap:
+    """`partition_of` takes an encoded key. `triggers` is filled once all maps are there."""
+
+    __slots__ = ("kind", "name", "partition_of", "read_key", "schema", "spec", "triggers")
+
+    def __init__(self, spec: MapSpec, partition_of: Callable[[bytes], int], read_key: ReadKey) -> None:
+        self.name = spec.name
+        self.kind = spec.kind
+        self.schema = spec.schema
+        self.spec = spec
+        self.partition_of = partition_of
+        self.read_key = read_key
+        self.triggers: tuple[BoundTrigger, ...] = ()
+
+
+class Target:
+    """A map that a trigger may emit to.
+
+    `same_key`: a key of the source is a key of the target, in the same partition, so its bytes can be used as they are.
+    `matches` accepts exactly the encoded keys of the target; None where any key will do.
+    """
+
+    __slots__ = ("map", "matches", "name", "same_key", "stream")
+
+    def __init__(self, source: BoundMap, target: BoundMap) -> None:
+        self.map = target
+        self.name = target.name
+        self.stream = target.kind is MapKind.STREAM
+        self.matches = key_pattern(target.spec.key).fullmatch if target.spec.key else None
+        self.same_key = same_partition(source.spec, target.spec) and (
+            not target.spec.key or _types(source.spec) == _types(target.spec)
+        )
+
+
+class BoundTrigger:
+    __slots__ = ("function", "generator", "schema", "spec", "takes_context", "targets")
+
+    def __init__(self, spec: TriggerSpec, targets: dict[str, Target]) -> None:
+        self.spec = spec
+        self.function = spec.function
+        self.takes_context = spec.takes_context
+        self.generator = spec.generator
+        self.schema = spec.schema
+        self.targets = targets
+
+
+def same_partition(one: MapSpec, other: MapSpec) -> bool:
+    """Whether equal keys of the two maps are in one partition, whatever the key. All elements may be written as 0."""
+    return _affinity(one) == _affinity(other)
+
+
+def _affinity(spec: MapSpec) -> int:
+    return 0 if spec.key and spec.affinity == len(spec.key) else spec.affinity
+
+
+def _types(spec: MapSpec) -> tuple[str, ...]:
+    return tuple(field.type for field in spec.key)

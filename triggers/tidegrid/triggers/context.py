@@ -1,0 +1,177 @@
+"""What a trigger can look at besides the write: state of the same partition, reference maps, time, seeded randomness.
+
+A look-up sees everything that came before it in the partition: durable or in flight, earlier in this frame, this
+write itself, and its outputs so far. Reference maps are read as of one closed epoch, that of the frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from tidegrid.grid.model.errors import TriggerModuleError, UnknownMapError, WrongKindError
+from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.model.keys import encode_key
+from tidegrid.grid.model.maps import MapKind
+from tidegrid.grid.model.values import decode_value
+from tidegrid.triggers.bound import BoundMap, Output, same_partition
+from tidegrid.triggers.decoded import DecodedValues, EncodedNames
+from tidegrid.triggers.seeded import SeededRandom
+from tidegrid.triggers.write import Write
+
+
+class FrameContext(NamedTuple):
+    """The facts of a frame that its triggers may see. `ref_epoch`: reference maps are read as of it."""
+
+    partition: PartitionId
+    epoch: Epoch
+    time_ms: int
+    ref_epoch: Epoch
+    seed: int
+
+
+class State(Protocol):
+    """What the engine lends to a session."""
+
+    def get(self, map_name: str, key: bytes, /) -> bytes | None:
+        """The latest value in this partition, frames in flight and this frame included; None: absent."""
+        ...
+
+    def reference(self, map_name: str, key: bytes, /) -> bytes | None:
+        """The value as of the frame's reference epoch; None: absent."""
+        ...
+
+
+class Context:
+    """The second argument of a trigger, here called `grid`. Valid until the trigger returns.
+
+    Invariant: `_local` holds what the first `_indexed` outputs of this root write left behind. Nothing is indexed
+    before a trigger asks.
+    """
+
+    __slots__ = (
+        "_decoded",
+        "_drawn",
+        "_frame",
+        "_indexed",
+        "_local",
+        "_maps",
+        "_names",
+        "_outputs",
+        "_random",
+        "_root",
+        "_state",
+        "_write",
+        "epoch",
+        "time_ms",
+    )
+
+    epoch: Epoch
+    time_ms: int
+    _write: Write
+    _root: tuple[BoundMap, bytes, bytes | None, int]
+    _outputs: list[Output]
+
+    def __init__(
+        self,
+        frame: FrameContext,
+        state: State,
+        maps: Mapping[str, BoundMap],
+        decoded: DecodedValues,
+        names: EncodedNames,
+    ) -> None:
+        self.epoch = frame.epoch
+        self.time_ms = frame.time_ms
+        self._frame = frame
+        self._state = state
+        self._maps = maps
+        self._decoded = decoded
+        self._names = names
+        self._local: dict[tuple[str, bytes], bytes | None] = {}
+        self._indexed = 0
+        self._random: SeededRandom | None = None
+        self._drawn: dict[tuple[str, bytes, int], int] = {}
+
+    def get(self, map: str, key: Any) -> Any:
+        """The value of `key` in a table or reference map, or None. `key` is a tuple, or a scalar for a key of one.
+
+        Tables are reached on keys of the write's own partition. Values of reference maps are read-only: copy one to
+        change it. Raises UnknownMapError, WrongKindError (a stream has no state), InvalidKeyError, and
+        TriggerModuleError for a key of another partition.
+        """
+        source = self._maps.get(map)
+        if source is None:
+            raise UnknownMapError.of(map, self._maps)
+        if source.kind is MapKind.REFERENCE:
+            raw = self._state.reference(map, self._names[key] if type(key) is str else encode_key(key))
+            return self._decoded[raw] if raw is not None else None
+        if source.kind is MapKind.STREAM:
+            raise WrongKindError(
+                f"map {map!r} is a stream and keeps no state to look up; keep what you need in a table",
+                map=map,
+                kind="stream",
+            )
+        write = self._write
+        if key is write._key and same_partition(source.spec, self._maps[write.map].spec):
+            encoded = write._key_bytes
+        else:
+            encoded = encode_key(key)
+            partition = source.partition_of(encoded)
+            if partition != self._frame.partition:
+                raise _out_of_reach(map, key, partition, self._frame.partition)
+        raw = self._latest(map, encoded)
+        return decode_value(raw) if raw is not None else None
+
+    @property
+    def random(self) -> SeededRandom:
+        """Random numbers that come out the same when this write is replayed."""
+        if self._random is None:
+            source, key, _, version = self._root
+            frame = self._frame
+            drawn = self._drawn.get((source.name, key, version), 0)
+            self._drawn[source.name, key, version] = drawn + 1
+            facts = f"{frame.seed}/{frame.partition}/{frame.epoch}/{version}/{drawn}/{source.name}/"
+            self._random = SeededRandom(facts.encode() + key)
+        return self._random
+
+    def stored(self, map: str, key: bytes) -> bytes | None:
+        """The value before this root write, as bytes."""
+        return self._state.get(map, key)
+
+    def _latest(self, map: str, key: bytes) -> bytes | None:
+        local = self._index()
+        if local and (map, key) in local:
+            return local[map, key]
+        root, root_key, root_value, _ = self._root
+        if key == root_key and map == root.name:
+            return root_value
+        return self._state.get(map, key)
+
+    def _index(self) -> dict[tuple[str, bytes], bytes | None]:
+        """What this root write's outputs so far left behind."""
+        outputs, local = self._outputs, self._local
+        if self._indexed < len(outputs):
+            for _, name, key, value in outputs[self._indexed :]:
+                local[name, key] = value
+            self._indexed = len(outputs)
+        return local
+
+    def _end(self, accepted: bool) -> None:
+        """After a root write that looked up outputs or drew numbers. What a refused write drew, it did not draw."""
+        self._local.clear()
+        self._indexed = 0
+        if self._random is not None:
+            self._random = None
+            if not accepted:
+                source, key, _, version = self._root
+                self._drawn[source.name, key, version] -= 1
+
+
+def _out_of_reach(map: str, key: object, partition: int, own: int) -> TriggerModuleError:
+    return TriggerModuleError(
+        f"grid.get({map!r}, {key!r}): that key is in partition {partition}, this write in partition {own}; look-ups reach only "
+        "keys of the same partition: declare the map as a reference, or give both maps the same affinity",
+        map=map,
+        partition=partition,
+        own=own,
+    )

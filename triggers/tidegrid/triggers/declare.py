@@ -1,0 +1,167 @@
+"""What a trigger module says about itself: `table`, `stream`, `reference` and `@trigger`.
+
+A declaration is written down in the namespace of the module whose code makes it, under `DECLARATIONS`. So a module
+means the same whether a node executes its source, a test imports it, or somebody types it: there is no registry to
+activate, and modules that a trigger module imports declare nothing on its behalf. Names are looked up when a
+deployment is put together (resolve.py), so the order of declarations does not matter.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+from tidegrid.grid.model.errors import ConfigurationError
+from tidegrid.grid.model.maps import KeyField, MapKind
+
+DECLARATIONS: Final = "__tidegrid_declarations__"
+
+TriggerFunction = Callable[..., Any]
+F = TypeVar("F", bound=TriggerFunction)
+
+
+@dataclass(frozen=True, slots=True)
+class MapDeclaration:
+    """`key` and `affinity` are None where the module leaves them to `like`, or to the trigger that emits."""
+
+    name: str
+    kind: MapKind
+    key: tuple[KeyField, ...] | None
+    like: str | None
+    affinity: int | None
+    schema: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerDeclaration:
+    name: str
+    function: TriggerFunction
+    on: tuple[str, ...]
+    emits: tuple[str, ...]
+    schema: int | None
+    takes_context: bool
+    generator: bool
+    line: int
+
+
+@dataclass(slots=True)
+class Declarations:
+    maps: list[MapDeclaration] = field(default_factory=list)
+    triggers: list[TriggerDeclaration] = field(default_factory=list)
+
+
+def table(
+    name: str, key: Sequence[str] = (), *, like: str | None = None, affinity: int | None = None, schema: int = 0
+) -> None:
+    """Declares a map of keyed state.
+
+    `key` names the elements of a key, each `"name"` (a str) or `"name:type"` with a type of str, int, float, bool,
+    bytes, any. `like` takes key and affinity from another map. `affinity=n` puts keys with equal first n elements
+    into one partition, so that triggers can look them up. `schema` is the schema number of writes that name none.
+    """
+    _declare(sys._getframe(1), MapKind.TABLE, name, key, like, affinity, schema)
+
+
+def stream(
+    name: str, key: Sequence[str] = (), *, like: str | None = None, affinity: int | None = None, schema: int = 0
+) -> None:
+    """Declares a map of events, without state. Its key is that of the map whose trigger emits to it, unless given."""
+    _declare(sys._getframe(1), MapKind.STREAM, name, key, like, affinity, schema)
+
+
+def reference(
+    name: str, key: Sequence[str] = (), *, like: str | None = None, affinity: int | None = None, schema: int = 0
+) -> None:
+    """Declares a small table that every node holds in full, so that any trigger can look up any key of it."""
+    _declare(sys._getframe(1), MapKind.REFERENCE, name, key, like, affinity, schema)
+
+
+def trigger(*, on: str | Sequence[str], emits: str | Sequence[str] = (), schema: int | None = None) -> Callable[[F], F]:
+    """Declares a function as a trigger on one or more maps, and gives it back unchanged.
+
+    It is called with (write, grid), or with (write) if it takes one argument, and yields outputs, or returns None, one
+    output or an iterable of outputs, all to maps named in `emits`. `schema` restricts it to writes of that schema
+    number. It must be pure: no clock, no I/O, no randomness but `grid.random`.
+    """
+
+    frame = sys._getframe(1)
+    names_on, names_emits = _names("on", on), _names("emits", emits)
+
+    def declare(function: F) -> F:
+        takes_context = _takes_context(function)
+        declared = TriggerDeclaration(
+            name=function.__name__,
+            function=function,
+            on=names_on,
+            emits=names_emits,
+            schema=schema,
+            takes_context=takes_context,
+            generator=inspect.isgeneratorfunction(function),
+            line=function.__code__.co_firstlineno,
+        )
+        _of_frame(frame).triggers.append(declared)
+        return function
+
+    return declare
+
+
+def declarations_of(namespace: Mapping[str, Any]) -> Declarations:
+    """What the module with this namespace declared."""
+    found = namespace.get(DECLARATIONS)
+    return found if isinstance(found, Declarations) else Declarations()
+
+
+def _of_frame(frame: FrameType) -> Declarations:
+    found: Declarations = frame.f_globals.setdefault(DECLARATIONS, Declarations())
+    return found
+
+
+def _declare(
+    frame: FrameType,
+    kind: MapKind,
+    name: str,
+    key: Sequence[str],
+    like: str | None,
+    affinity: int | None,
+    schema: int,
+) -> None:
+    if key and like is not None:
+        raise ConfigurationError(f"map {name!r} is given key= and like={like!r}; keep one of them", map=name)
+    fields = tuple(KeyField.parse(text) for text in _names("key", key)) if key else None
+    declared = MapDeclaration(name, kind, fields, like, affinity, schema, frame.f_lineno)
+    _of_frame(frame).maps.append(declared)
+
+
+def _names(what: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    """One name, or several. `("flights")` is a str in Python, and means one name here."""
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if what == "on" and not names:
+        raise ConfigurationError("@trigger(on=...) names no map; say which map's writes it runs on")
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{what}={given!r}: write names as text, such as {what}=('flights',)")
+    return names
+
+
+def _takes_context(function: TriggerFunction) -> bool:
+    if not inspect.isfunction(function):
+        raise ConfigurationError(f"@trigger belongs on a function written with def, not on {function!r}")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"trigger {function.__name__!r} is async; a trigger is a pure function of the write and waits for nothing: write plain def"
+        )
+    signature = inspect.signature(function)
+    for arguments, takes_context in (((None, None), True), ((None,), False)):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return takes_context
+    raise ConfigurationError(
+        f"trigger {function.__name__!r} has the signature {function.__name__}{signature}; it is called with (write, grid), or with (write)"
+    )

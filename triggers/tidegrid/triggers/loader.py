@@ -1,0 +1,88 @@
+"""Runs the source text of trigger modules and puts a deployment together.
+
+Each module gets a namespace of its own, under a name that no import statement can reach by accident, so that two
+deployments, or two nodes in one process, never share a module. Whatever goes wrong while its code runs becomes a
+TriggerModuleError with module and line. KeyboardInterrupt alone passes.
+
+The source is run as it is recorded: what it *imports* is the node's own, so a module should import what is installed
+on every node, and nothing that changes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType, ModuleType
+from typing import Any, Final
+
+from tidegrid.grid.model.errors import GridError, TriggerModuleError
+from tidegrid.grid.model.maps import MapSpec
+from tidegrid.triggers.blame import line_of, text_of
+from tidegrid.triggers.deployment import Deployment, Module, content_hash
+from tidegrid.triggers.resolve import LoadedModule, module_error, resolve
+
+NOTHING_KNOWN: Final[Mapping[str, MapSpec]] = MappingProxyType({})
+
+
+def load_modules(modules: Iterable[tuple[str, str]], known: Mapping[str, MapSpec] = NOTHING_KNOWN) -> Deployment:
+    """The deployment that (name, source) pairs make. `known` are the maps that the grid has already.
+
+    Raises TriggerModuleError: the code does not compile or run, or a declaration breaks a rule (resolve.py).
+    """
+    sources = tuple(Module(name, source) for name, source in modules)
+    _check_module_names(sources)
+    digest = content_hash(sources)
+    loaded = [LoadedModule(module.name, execute(module, digest)) for module in sources]
+    return assemble(loaded, sources, known)
+
+
+def assemble(
+    loaded: Iterable[LoadedModule], sources: Iterable[Module], known: Mapping[str, MapSpec] = NOTHING_KNOWN
+) -> Deployment:
+    """A deployment of modules whose code ran already."""
+    sources = tuple(sources)
+    maps, triggers = resolve(tuple(loaded), known)
+    return Deployment(modules=sources, maps=maps, triggers=triggers, hash=content_hash(sources))
+
+
+def execute(module: Module, digest: bytes) -> dict[str, Any]:
+    """Runs the module and returns its namespace. Raises TriggerModuleError."""
+    try:
+        code = compile(module.source, f"<trigger module {module.name}>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise module_error(module.name, error.lineno or 0, f"{error.msg}: {(error.text or '').strip()}") from None
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+        raise module_error(module.name, 0, f"cannot be compiled: {text_of(error)}") from None
+    python = ModuleType(f"tidegrid_deployed_{digest.hex()[:16]}.{module.name}")
+    namespace = python.__dict__
+    sys.modules[python.__name__] = python  # dataclasses and type hints look their module up
+    try:
+        exec(code, namespace)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        del sys.modules[python.__name__]
+        raise _explained(module.name, namespace, error) from None
+    return namespace
+
+
+def _explained(name: str, namespace: dict[str, Any], error: BaseException) -> TriggerModuleError:
+    line = line_of(error, namespace)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        text = f"imports {error.name!r}, which is not installed here; install it where the grid runs, on every node"
+    elif isinstance(error, ImportError):
+        text = f"an import failed: {error.msg}"
+    elif isinstance(error, SyntaxError):
+        text = f"imports a module that does not compile: {text_of(error)}"
+    elif isinstance(error, GridError):
+        text = error.message
+    else:
+        text = f"its code failed while it was loaded: {text_of(error)}"
+    return module_error(name, line, text)
+
+
+def _check_module_names(modules: tuple[Module, ...]) -> None:
+    names = [module.name for module in modules]
+    for name in names:
+        if names.count(name) > 1:
+            raise module_error(name, 0, "two modules have this name; rename one of them")

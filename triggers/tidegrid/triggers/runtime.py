@@ -1,0 +1,69 @@
+"""The trigger runtime: a deployment and the maps of the grid, made ready to run.
+
+    runtime = TriggerRuntime(deployment, maps, partitions, limits)      once per deployment
+    program = runtime.program(map_name)                                 None: no triggers, skip everything
+    session = runtime.bind(FrameContext(...), state)                    once per frame
+    session.activate(program, op, key, value, version, schema)          once per write: outputs or a Rejection
+
+Pure: no clock, no I/O, no randomness of its own. Caches live here, bounded, and hold nothing but what decodes to the
+same again. One runtime serves any number of partitions, one frame at a time in each, from one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tidegrid.grid.model.errors import TriggerModuleError, UnknownMapError
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.maps import MapSpec
+from tidegrid.grid.model.partitioner import Partitioner
+from tidegrid.triggers.bound import BoundMap, BoundTrigger, Output, Target
+from tidegrid.triggers.context import Context, FrameContext, State
+from tidegrid.triggers.decoded import DecodedValues, EncodedNames
+from tidegrid.triggers.deployment import Deployment, TriggerSpec
+from tidegrid.triggers.key_reader import ElementTable, key_reader
+from tidegrid.triggers.rejection import Rejection
+from tidegrid.triggers.session import Session
+
+__all__ = ["BoundMap", "FrameContext", "Output", "Rejection", "Session", "State", "TriggerRuntime"]
+
+
+class TriggerRuntime:
+    """`maps` are all maps in force in the grid, those of the deployment included.
+
+    Raises TriggerModuleError for a trigger on or to a map that is not among them.
+    """
+
+    def __init__(self, deployment: Deployment, maps: Mapping[str, MapSpec], partitions: int, limits: Limits) -> None:
+        self.deployment = deployment
+        self._limits = limits
+        self._decoded = DecodedValues()
+        self._names = EncodedNames()
+        elements = ElementTable()
+        self._maps = {
+            name: BoundMap(spec, Partitioner(partitions, spec.affinity).of, key_reader(spec.key, elements))
+            for name, spec in maps.items()
+        }
+        for trigger in deployment.triggers:
+            for name in (*trigger.on, *trigger.emits):
+                if name not in self._maps:
+                    problem = UnknownMapError.of(name, self._maps)
+                    raise TriggerModuleError(
+                        f"trigger {trigger.name!r}: {problem.message}", module=trigger.module, line=trigger.line
+                    )
+            for name in trigger.on:
+                source = self._maps[name]
+                source.triggers = (*source.triggers, self._bind_trigger(trigger, source))
+
+    def program(self, map_name: str) -> BoundMap | None:
+        """The triggers of a map; None where it has none."""
+        found = self._maps.get(map_name)
+        return found if found is not None and found.triggers else None
+
+    def bind(self, frame: FrameContext, state: State) -> Session:
+        """A session for the writes of one frame."""
+        context = Context(frame, state, self._maps, self._decoded, self._names)
+        return Session(context, self._maps, frame.partition, self._limits)
+
+    def _bind_trigger(self, trigger: TriggerSpec, source: BoundMap) -> BoundTrigger:
+        return BoundTrigger(trigger, {name: Target(source, self._maps[name]) for name in trigger.emits})
