@@ -1,0 +1,138 @@
+"""MemoryLog: the Log seam over `MemoryLogState`, for tests and for grids that need not outlive their process.
+
+Appends land in the order of their calls, on a later turn of the event loop, like those of a log with a disk. Tests can
+hold them (`hold`, `release`) and make them fail (`fail_next`); an append whose caller was cancelled lands all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from tidegrid.grid.journal.seam import Checkpoint
+from tidegrid.grid.log.entry import Entry, LogRecord
+from tidegrid.grid.log.memory_state import MemoryLogState
+from tidegrid.grid.model.errors import GridError, StoppingError
+from tidegrid.grid.model.ids import Epoch, LogId, Position
+
+_Waiting = tuple[Sequence[Entry], "asyncio.Future[tuple[Position, ...]]"]
+
+
+class MemoryLog:
+    def __init__(self, state: MemoryLogState | None = None) -> None:
+        """`state`: what an earlier MemoryLog left; it outlives this one as a directory outlives a LocalLog."""
+        self.state = state if state is not None else MemoryLogState()
+        self._waiting: deque[_Waiting] = deque()
+        self._held = False
+        self._drain_scheduled = False
+        self._followers: dict[LogId, dict[object, Callable[[], None]]] = {}
+        self._drained: asyncio.Future[None] | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._written_before = self.state.bytes_written
+
+    async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Position, ...]] = loop.create_future()
+        self._waiting.append((tuple(entries), future))
+        self._schedule(loop)
+        return await future
+
+    async def tail(self, log: LogId) -> Position:
+        return self.state.tail(log)
+
+    async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
+        self._check_open()
+        return self.state.read(log, after, bytes_max)
+
+    async def position_before(self, log: LogId, epoch: Epoch) -> Position:
+        self._check_open()
+        return self.state.position_before(log, epoch)
+
+    def follow(self, log: LogId, wake: Callable[[], None]) -> Callable[[], None]:
+        key = object()
+        self._followers.setdefault(log, {})[key] = wake
+
+        def end() -> None:
+            self._followers.get(log, {}).pop(key, None)
+
+        return end
+
+    async def save_checkpoint(self, log: LogId, position: Position, chunks: AsyncIterator[bytes]) -> None:
+        self._check_open()
+        self.state.save_checkpoint(log, position, [chunk async for chunk in chunks])
+
+    async def load_checkpoint(self, log: LogId) -> Checkpoint | None:
+        self._check_open()
+        found = self.state.load_checkpoint(log)
+        return Checkpoint(log, *found) if found is not None else None
+
+    @property
+    def bytes_written(self) -> int:
+        return self.state.bytes_written - self._written_before
+
+    @property
+    def failed(self) -> bool:
+        return self.state.failed
+
+    async def close(self) -> None:
+        """Lets go of a hold, and ends after appends in flight have landed."""
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+            return
+        self._closing = asyncio.get_running_loop().create_future()
+        self.release()
+        if self._waiting:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+        self._closing.set_result(None)
+
+    # For tests -----------------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Appends from here on stay in flight until `release`."""
+        self._held = True
+
+    def release(self) -> None:
+        self._held = False
+        if self._waiting:
+            self._schedule(asyncio.get_running_loop())
+
+    @property
+    def in_flight(self) -> int:
+        """How many appends have not landed."""
+        return len(self._waiting)
+
+    def fail_next(self, error: GridError, *, landed: bool = False) -> None:
+        """See `MemoryLogState.fail_next`; counts from the oldest append in flight."""
+        self.state.fail_next(error, landed=landed)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._held and not self._drain_scheduled:
+            self._drain_scheduled = True
+            loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._drain_scheduled = False
+        grown: set[LogId] = set()
+        while self._waiting and not self._held:
+            entries, future = self._waiting.popleft()
+            try:
+                positions = self.state.append(entries)
+            except Exception as error:
+                if not future.done():
+                    future.set_exception(error)
+                continue
+            grown.update(entry.log for entry in entries)
+            if not future.done():
+                future.set_result(positions)
+        for log in grown:
+            for wake in tuple(self._followers.get(log, {}).values()):
+                wake()
+        if not self._waiting and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise StoppingError("the log is closed; open it again")

@@ -1,0 +1,189 @@
+"""The index of one segment: per log, the columns (position, epoch, length) of its records, in order.
+
+It also knows the tail of *every* log at the end of the segment, whether or not the log has records in it; so a
+search over segments is a bisection. It is a cache: whatever is missing or damaged is built again from the segment.
+
+    index file (little endian)
+        magic     8   "TIDEIDX" 00
+        format    u32 1
+        logs      u32 how many log rows follow
+        base, end u64 positions of the segment's first byte and of the end of its last batch
+        log row   (log i32, records u32, tail position u64, tail epoch u64)*
+        columns   per log row, in the same order: positions u64*, epochs u64*, payload lengths u32*
+        checksum  u32 CRC-32 of all the above, from seed(salt, base)
+
+Invariants (`check()`): positions of a log strictly increase, epochs never decrease, both end in the log's tail.
+Complexity: one record costs 20 bytes; look-ups are O(log n).
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable
+from struct import Struct
+from typing import NamedTuple
+from zlib import crc32
+
+from tidegrid.grid.log.batch import RECORD_HEADER_BYTES, Flaw, Row, seed
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, LogId, Position
+
+INDEX_MAGIC = b"TIDEIDX\0"
+INDEX_FORMAT = 1
+
+_HEADER = Struct("<8sIIQQ")
+_LOG_ROW = Struct("<iIQQ")
+_CHECKSUM = Struct("<I")
+
+
+class Tail(NamedTuple):
+    """The last record of a log."""
+
+    position: Position
+    epoch: Epoch
+
+
+NO_TAIL = Tail(BEFORE_FIRST, Epoch(0))
+
+
+class Columns:
+    """The records of one log in one segment."""
+
+    __slots__ = ("epochs", "lengths", "positions")
+
+    def __init__(self) -> None:
+        self.positions = array("Q")
+        self.epochs = array("Q")
+        self.lengths = array("I")
+
+    def add(self, position: Position, epoch: Epoch, length: int) -> None:
+        self.positions.append(position)
+        self.epochs.append(epoch)
+        self.lengths.append(length)
+
+    def span(self, after: Position, bytes_max: int) -> tuple[int, int]:
+        """The rows [first, stop) after `after`: one if there is one, then as many as fit in `bytes_max`."""
+        first = stop = bisect_right(self.positions, after)
+        lengths, left = self.lengths, bytes_max
+        while stop < len(lengths):
+            left -= lengths[stop] + RECORD_HEADER_BYTES
+            if left < 0 and stop > first:
+                break
+            stop += 1
+        return first, stop
+
+    def position_before(self, epoch: Epoch) -> Position | None:
+        """The last position at or below `epoch`; None when every record is above it."""
+        at = bisect_right(self.epochs, epoch)
+        return Position(self.positions[at - 1]) if at else None
+
+
+class SegmentIndex:
+    __slots__ = ("base", "columns", "end", "tails")
+
+    def __init__(self, base: int, tails: dict[LogId, Tail]) -> None:
+        """`tails`: of every log, where the segment begins. Owned by the index from here on."""
+        self.base = base
+        self.end = base
+        self.columns: dict[LogId, Columns] = {}
+        self.tails = tails
+
+    def add(self, rows: Iterable[Row], end: int) -> None:
+        """Takes in the records of one batch that ends at `end`."""
+        columns, tails = self.columns, self.tails
+        for log, position, epoch, _, length in rows:
+            column = columns.get(log)
+            if column is None:
+                column = columns[log] = Columns()
+            column.add(position, epoch, length)
+            tails[log] = Tail(position, epoch)
+        self.end = end
+
+    def flaw_of(self, rows: Iterable[Row]) -> Flaw | None:
+        """What speaks against these rows coming next: a chain or an order that is broken."""
+        ahead: dict[LogId, Tail] = {}
+        for log, position, epoch, previous, _ in rows:
+            tail = ahead.get(log) or self.tails.get(log, NO_TAIL)
+            if previous != tail.position:
+                return Flaw(
+                    position, f"the record follows position {previous} of its log, whose tail is {tail.position}"
+                )
+            if epoch < tail.epoch:
+                return Flaw(position, f"the record's epoch {epoch} is below its predecessor's {tail.epoch}")
+            ahead[log] = Tail(position, epoch)
+        return None
+
+    def tail(self, log: LogId) -> Tail:
+        return self.tails.get(log, NO_TAIL)
+
+    @property
+    def records(self) -> int:
+        return sum(len(column.positions) for column in self.columns.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it costs in memory."""
+        return 20 * self.records + 200 * len(self.tails)
+
+    def same_as(self, other: SegmentIndex) -> bool:
+        return self.encode(0) == other.encode(0)
+
+    def check(self) -> None:
+        for log, column in self.columns.items():
+            positions, epochs = list(column.positions), list(column.epochs)
+            assert positions == sorted(set(positions)), f"positions of log {log} do not increase"
+            assert epochs == sorted(epochs), f"epochs of log {log} decrease"
+            assert self.tails[log] == (positions[-1], epochs[-1]), f"log {log} does not end in its tail"
+            assert len(positions) == len(epochs) == len(column.lengths)
+            assert self.base < positions[0] <= positions[-1] < self.end
+
+    def encode(self, salt: int) -> bytes:
+        logs = sorted(self.tails)
+        parts = [_HEADER.pack(INDEX_MAGIC, INDEX_FORMAT, len(logs), self.base, self.end)]
+        empty = Columns()
+        parts += [_LOG_ROW.pack(log, len(self.columns.get(log, empty).positions), *self.tails[log]) for log in logs]
+        for log in logs:
+            column = self.columns.get(log, empty)
+            parts += [_little(column.positions), _little(column.epochs), _little(column.lengths)]
+        data = b"".join(parts)
+        return data + _CHECKSUM.pack(crc32(data, seed(salt, self.base)))
+
+    @classmethod
+    def decode(cls, data: bytes, salt: int, base: int, end: int) -> SegmentIndex | None:
+        """None when it is damaged, or not the index of the segment [base, end)."""
+        if len(data) < _HEADER.size + _CHECKSUM.size:
+            return None
+        body = len(data) - _CHECKSUM.size
+        if _CHECKSUM.unpack_from(data, body)[0] != crc32(memoryview(data)[:body], seed(salt, base)):
+            return None
+        magic, version, logs, found_base, found_end = _HEADER.unpack_from(data)
+        if (magic, version, found_base, found_end) != (INDEX_MAGIC, INDEX_FORMAT, base, end):
+            return None
+        index = cls(base, {})
+        index.end = end
+        offset = _HEADER.size
+        counts: list[tuple[LogId, int]] = []
+        for _ in range(logs):
+            log, records, position, epoch = _LOG_ROW.unpack_from(data, offset)
+            offset += _LOG_ROW.size
+            index.tails[LogId(log)] = Tail(Position(position), Epoch(epoch))
+            counts.append((LogId(log), records))
+        for log, records in counts:
+            if not records:
+                continue
+            column = index.columns[log] = Columns()
+            for values in (column.positions, column.epochs, column.lengths):
+                stop = offset + records * values.itemsize
+                values.frombytes(memoryview(data)[offset:stop])
+                if sys.byteorder == "big":
+                    values.byteswap()
+                offset = stop
+        return index
+
+
+def _little(values: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        values = array(values.typecode, values)
+        values.byteswap()
+    return values.tobytes()
