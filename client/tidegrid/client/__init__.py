@@ -1,0 +1,31 @@
+"""The client: connection, routing, maps and feeds. Imports `tidegrid.grid.model` and the generated code only."""
+
+from tidegrid.client.bulk import Outcomes
+from tidegrid.client.causality import Token
+from tidegrid.client.change import Change, FeedBatch, FeedSection
+from tidegrid.client.entry import Ack, Entry, Outcome
+from tidegrid.client.feed import Feed
+from tidegrid.client.grid import Grid, MemberStatus, connect
+from tidegrid.client.grpc_transport import TlsOptions
+from tidegrid.client.map import Map
+from tidegrid.client.session import NamedSession
+from tidegrid.client.transport import Transport
+
+__all__ = [
+    "Ack",
+    "Change",
+    "Entry",
+    "Feed",
+    "FeedBatch",
+    "FeedSection",
+    "Grid",
+    "Map",
+    "MemberStatus",
+    "NamedSession",
+    "Outcome",
+    "Outcomes",
+    "TlsOptions",
+    "Token",
+    "Transport",
+    "connect",
+]

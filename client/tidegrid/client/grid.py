@@ -1,0 +1,183 @@
+"""The grid as a client sees it: `connect` to it, take its maps, wait for its epochs.
+
+    async with connect("localhost:7411") as grid:
+        ack = await grid.map("flights.raw").put(key, row)
+
+A Grid belongs to the event loop it was opened in. It is opened by `connect`, and closed at the end of the block: what
+is under way is finished within the deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from tidegrid.client.causality import Token
+from tidegrid.client.dispatcher import Dispatcher, backoff
+from tidegrid.client.errors import error_of
+from tidegrid.client.grpc_transport import GrpcTransport, TlsOptions
+from tidegrid.client.map import Map
+from tidegrid.client.routing import spec_message
+from tidegrid.client.transport import Transport
+from tidegrid.grid.model.errors import ConfigurationError, GridError, PeerError, UnknownMapError
+from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.maps import KeyField, MapKind, MapSpec
+from tidegrid.v1 import control_pb2, grid_pb2
+
+DEADLINE_SECONDS = 10.0
+
+
+class MemberStatus(NamedTuple):
+    """What one node says of itself, or why it does not."""
+
+    member: control_pb2.Member
+    status: grid_pb2.NodeStatus | None
+    error: GridError | None
+
+
+class Grid:
+    def __init__(self, dispatcher: Dispatcher, deadline: float) -> None:
+        self._dispatcher = dispatcher
+        self._deadline = deadline
+        self._maps: dict[str, Map] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def map(self, name: str) -> Map:
+        """The map of that name; whether there is one shows at its first use (UnknownMapError)."""
+        known = self._maps.get(name)
+        if known is None:
+            known = self._maps[name] = Map(self._dispatcher, name, self._deadline)
+        return known
+
+    @property
+    def maps(self) -> dict[str, MapSpec]:
+        """The maps that were active when a node last told; `refresh` asks again."""
+        routing = self._dispatcher.routing
+        return dict(routing.maps) if routing is not None else {}
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes that no other grid has."""
+        return self._dispatcher.causality.grid_id
+
+    @property
+    def token(self) -> Token:
+        """What this client has seen of the grid: hand it to another process and `advance` it there."""
+        return self._dispatcher.causality.token
+
+    def advance(self, token: Token) -> None:
+        """From now on reads include what the owner of `token` has seen."""
+        self._dispatcher.causality.advance(token)
+
+    @property
+    def closed(self) -> Epoch:
+        """The highest closed epoch that any answer has told: a lower bound."""
+        return self._dispatcher.closed
+
+    @property
+    def partitions(self) -> int:
+        return len(self._dispatcher.partitions)
+
+    async def refresh(self) -> None:
+        """Asks a node for maps, owners and the closed epoch. Raises UnavailableError."""
+        await self._dispatcher.refresh()
+
+    async def wait_closed(self, epoch: int, *, deadline: float | None = None) -> Epoch:
+        """Returns once `epoch` is closed, with the highest closed epoch. Raises DeadlineError, EpochTooNewError."""
+        if epoch <= self._dispatcher.closed:
+            return self._dispatcher.closed
+        reply = await self._dispatcher.ask("WaitEpoch", grid_pb2.WaitEpochRequest(closed=epoch), self._until(deadline))
+        self._dispatcher.see_closed(reply.closed)
+        return self._dispatcher.closed
+
+    async def create_map(
+        self,
+        spec: MapSpec | str,
+        *,
+        kind: MapKind = MapKind.TABLE,
+        key: Sequence[str] = (),
+        affinity: int = 0,
+        schema: int = 0,
+        deadline: float | None = None,
+    ) -> Map:
+        """Declares a map (`key` as in ("year:int", "carrier")) and returns it once it acts on every partition.
+
+        Raises MapExistsError if there is another one of that name, ConfigurationError.
+        """
+        if isinstance(spec, str):
+            spec = MapSpec(spec, kind, tuple(KeyField.parse(part) for part in key), affinity, schema=schema)
+        spec.validate()
+        until = self._until(deadline)
+        reply = await self._dispatcher.ask("CreateMap", grid_pb2.CreateMapRequest(spec=spec_message(spec)), until)
+        if reply.acts_at > 1:
+            await self.wait_closed(reply.acts_at - 1, deadline=until - self._loop.time())
+        tries = 0
+        while True:
+            await self._dispatcher.refresh()
+            if spec.name in self.maps:
+                return self.map(spec.name)
+            if self._loop.time() >= until:
+                raise UnknownMapError(
+                    f"map {spec.name!r} was declared, but does not act yet; wait a moment", map=spec.name, near=""
+                )
+            tries += 1
+            await asyncio.sleep(backoff(tries))
+
+    async def status(self, *, deadline: float | None = None) -> list[MemberStatus]:
+        """What every member says of itself; one that does not answer has its error there."""
+        routing = self._dispatcher.routing
+        assert routing is not None
+        timeout = self._deadline if deadline is None else deadline
+
+        async def ask(member: control_pb2.Member) -> MemberStatus:
+            request = grid_pb2.StatusRequest(carry=self._dispatcher.causality.carry())
+            try:
+                reply = await self._dispatcher.transport.call(member, "Status", request, timeout)
+            except PeerError as problem:
+                return MemberStatus(member, None, problem)
+            if reply.HasField("error"):
+                return MemberStatus(member, None, error_of(reply.error))
+            self._dispatcher.causality.observe(reply.carry)
+            return MemberStatus(member, reply.status, None)
+
+        return list(await asyncio.gather(*map(ask, routing.members)))
+
+    def _until(self, deadline: float | None) -> float:
+        return self._loop.time() + (self._deadline if deadline is None else deadline)
+
+    async def close(self) -> None:
+        """Finishes what is under way, within the deadline. Idempotent."""
+        if not self._dispatcher.closing:
+            await self._dispatcher.close(self._deadline)
+
+
+@asynccontextmanager
+async def connect(
+    address: str | Sequence[str] = "localhost:7411",
+    *,
+    deadline: float = DEADLINE_SECONDS,
+    tls: TlsOptions | None = None,
+    transport: Transport | None = None,
+    wait_ready: bool = True,
+) -> AsyncIterator[Grid]:
+    """Opens a Grid on the node at `address` (or the first of several that answers) and closes it at the end.
+
+    `deadline` is the default for every call, in seconds. `wait_ready=False` does not wait for a node that is still
+    reading its log. Raises UnavailableError when nothing answers, DeadlineError, ConfigurationError.
+    """
+    addresses = [address] if isinstance(address, str) else list(address)
+    if not addresses:
+        raise ConfigurationError("give at least one address, such as localhost:7411")
+    own = transport is None
+    carrier: Transport = transport if transport is not None else GrpcTransport(tls)
+    dispatcher = Dispatcher(carrier, addresses)
+    grid = Grid(dispatcher, deadline)
+    try:
+        await dispatcher.start(deadline, wait_ready)
+        yield grid
+    finally:
+        await grid.close()
+        if own:
+            await carrier.close()
