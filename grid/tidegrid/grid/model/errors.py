@@ -66,7 +66,11 @@ class UnknownMapError(CallerError):
     @classmethod
     def of(cls, name: str, known: Iterable[str]) -> UnknownMapError:
         near = difflib.get_close_matches(name, list(known), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "declare it in a trigger module, or with `tidegrid map create`"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "declare it in a trigger module, or with `tidegrid map create`"
+        )
         return cls(f"there is no map {name!r}; {hint}", map=name, near=",".join(near))
 
 
@@ -85,7 +89,12 @@ class TooLargeError(CallerError):
 
     @classmethod
     def of(cls, what: str, size: int, limit: int, unit: str = "bytes") -> TooLargeError:
-        return cls(f"the {what} has {size:,} {unit}, the limit is {limit:,}; make it smaller or split it", what=what, size=size, limit=limit)
+        return cls(
+            f"the {what} has {size:,} {unit}, the limit is {limit:,}; make it smaller or split it",
+            what=what,
+            size=size,
+            limit=limit,
+        )
 
 
 class ConflictError(CallerError):
@@ -159,7 +168,11 @@ class EpochTooNewError(CallerError):
 
     @classmethod
     def of(cls, requested: int, limit: int) -> EpochTooNewError:
-        return cls(f"epoch {requested} lies beyond what this grid can have reached (limit {limit}); was it made by another grid?", requested=requested, limit=limit)
+        return cls(
+            f"epoch {requested} lies beyond what this grid can have reached (limit {limit}); was it made by another grid?",
+            requested=requested,
+            limit=limit,
+        )
 
 
 class WrongGridError(CallerError):
@@ -194,7 +207,9 @@ class StoppingError(PeerError):
 
     @classmethod
     def of(cls) -> StoppingError:
-        return cls("the node is stopping and takes no more requests; send them to another node, or again after the restart")
+        return cls(
+            "the node is stopping and takes no more requests; send them to another node, or again after the restart"
+        )
 
 
 class WrongOwnerError(PeerError):
@@ -246,7 +261,9 @@ class BusyError(OverloadError):
 
     @classmethod
     def of(cls, what: str, limit: int) -> BusyError:
-        return cls(f"{what} is full ({limit:,}); wait for answers before sending more, and try again", what=what, limit=limit)
+        return cls(
+            f"{what} is full ({limit:,}); wait for answers before sending more, and try again", what=what, limit=limit
+        )
 
 
 class StorageFullError(OverloadError):

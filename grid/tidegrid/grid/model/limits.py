@@ -18,9 +18,9 @@ class Limits:
     unclosed_bytes_max: int = 256 * 1024 * 1024  # logged by a node above `closed`: what one epoch may weigh
     chain_depth_max: int = 8  # triggers that set off triggers
     outputs_max: int = 1_000  # of one write, through its whole chain
-    sessions_max: int = 10_000  # request memory, per partition
+    sessions_max: int = 50_000  # request memory, per partition
     session_writes_max: int = 65_536  # unanswered writes of one session, per partition
-    session_epochs: int = 1 << 20  # a session's life; a client renews in good time
+    session_epochs: int = 1 << 15  # a session's life; a client renews at half of it
     named_sessions_max: int = 1_000  # sessions that outlive their client (`load`), per partition
     scan_rows_max: int = 10_000  # of one answer; a longer scan goes on where it ended
     subscriptions_max: int = 1_000  # per node

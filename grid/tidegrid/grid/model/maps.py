@@ -29,7 +29,9 @@ class KeyField:
         name, _, kind = text.partition(":")
         kind = kind or "str"
         if not name or kind not in KEY_TYPES:
-            raise ConfigurationError(f"key field {text!r}: write NAME or NAME:TYPE with a type of {', '.join(KEY_TYPES)}")
+            raise ConfigurationError(
+                f"key field {text!r}: write NAME or NAME:TYPE with a type of {', '.join(KEY_TYPES)}"
+            )
         return cls(name, kind)
 
 
@@ -50,9 +52,15 @@ class MapSpec:
     def validate(self) -> MapSpec:
         """Returns itself. Raises ConfigurationError."""
         if not _NAME.fullmatch(self.name):
-            raise ConfigurationError(f"map name {self.name!r}: use letters, digits, '_', '-' and '.', at most 128, and begin with a letter", map=self.name)
+            raise ConfigurationError(
+                f"map name {self.name!r}: use letters, digits, '_', '-' and '.', at most 128, and begin with a letter",
+                map=self.name,
+            )
         if self.affinity < 0 or (self.key and self.affinity > len(self.key)):
-            raise ConfigurationError(f"map {self.name!r}: affinity {self.affinity} must lie between 0 (whole key) and the {len(self.key)} key fields", map=self.name)
+            raise ConfigurationError(
+                f"map {self.name!r}: affinity {self.affinity} must lie between 0 (whole key) and the {len(self.key)} key fields",
+                map=self.name,
+            )
         if len({part.name for part in self.key}) != len(self.key):
             raise ConfigurationError(f"map {self.name!r} names a key field twice", map=self.name)
         return self

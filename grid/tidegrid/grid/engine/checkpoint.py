@@ -1,0 +1,187 @@
+"""Checkpoints of one partition: its state through a position, as chunks written in bounded slices, and back.
+
+Chunks are msgpack arrays that begin with their kind:
+
+    ["head", format, partition, term, position, stamp, references_changed, [[open position, term], ...]]
+    ["rows", map, keys, [[value or nil, version, epoch, position, time_ms] ...] per key]
+    ["one",  map, keys, values (nil: tombstone), versions, stamps as [epoch, position, time_ms] runs, run lengths]
+    ["sessions", [[session, lowest, highest, runs] ...]]
+
+`one` holds the keys with a single version, nearly all of them, as columns. Writes go on between slices: a slice holds
+the versions up to the checkpoint's position, the log holds the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.log.entry import LogRecord
+from tidegrid.grid.log.record import DATA, FILL, OPEN, PUT, ROUTED, RequestRun, decode_record, decode_section
+from tidegrid.grid.model.errors import FormatError
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Position, Term
+from tidegrid.grid.model.stamp import Stamp
+from tidegrid.grid.store.table import Table
+
+FORMAT: Final = 1
+ROWS_PER_SLICE: Final = 4_000
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
+    """State as of the partition's tail now. Between chunks the partition may go on."""
+    position = partition.tail
+    opened = [[at, term] for at, term in partition.opened]
+    yield _encode(
+        [
+            "head",
+            FORMAT,
+            partition.id,
+            partition.term,
+            position,
+            partition.last_stamp,
+            partition.references_changed,
+            opened,
+        ]
+    )
+    sessions = [[session, lowest, highest, runs] for session, lowest, highest, runs in partition.memory.rows()]
+    while sessions:
+        part, sessions = sessions[:500], sessions[500:]
+        yield _encode(["sessions", part])
+    for name, table in list(partition.tables.items()):
+        for rows in table.slices(position, ROWS_PER_SLICE):
+            yield from _rows(name, rows)
+
+
+def _rows(name: str, rows: list[tuple[bytes, list[tuple[bytes | None, int, Stamp]]]]) -> Iterator[bytes]:
+    single = [(key, chain[0]) for key, chain in rows if len(chain) == 1]
+    if single:
+        stamps: list[Stamp] = []
+        lengths: list[int] = []
+        for _, (_, _, stamp) in single:
+            if stamps and stamps[-1] == stamp:
+                lengths[-1] += 1
+            else:
+                stamps.append(stamp)
+                lengths.append(1)
+        values, versions = [version[0] for _, version in single], [version[1] for _, version in single]
+        yield _encode(["one", name, [key for key, _ in single], values, versions, stamps, lengths])
+    several = [(key, chain) for key, chain in rows if len(chain) > 1]
+    if several:
+        chains = [[[value, version, *stamp] for value, version, stamp in chain] for _, chain in several]
+        yield _encode(["rows", name, [key for key, _ in several], chains])
+
+
+class Recovery:
+    """Rebuilds a partition: the chunks of a checkpoint, then the records after it, in order.
+
+    Validity (protocol, section 1): an OPEN counts if its term is higher than the current one, any other record if its
+    term is the current one.
+    """
+
+    def __init__(self, partition: Partition, reference_maps: frozenset[str]) -> None:
+        self.partition = partition
+        self._reference_maps = reference_maps
+        self.position: Position = BEFORE_FIRST
+        self.entries = 0
+        self._stamps: dict[Stamp, Stamp] = {}
+
+    def chunk(self, payload: bytes) -> None:
+        """Raises FormatError."""
+        try:
+            self._chunk(_decode(payload))
+        except (msgspec.DecodeError, ValueError, TypeError, IndexError, KeyError) as error:
+            raise FormatError(f"a checkpoint of partition {self.partition.id} does not parse: {error}") from error
+
+    def _chunk(self, content: list[Any]) -> None:
+        partition = self.partition
+        kind = content[0]
+        if kind == "head":
+            _, version, number, term, position, stamp, references_changed, opened = content
+            if version != FORMAT or number != partition.id:
+                raise FormatError(
+                    f"a checkpoint of format {version} and partition {number} was found for partition {partition.id}"
+                )
+            partition.term, partition.tail, partition.last_stamp = Term(term), Position(position), Epoch(stamp)
+            partition.references_changed = Epoch(references_changed)
+            partition.opened = [(Position(at), Term(opened_term)) for at, opened_term in opened]
+            self.position = Position(position)
+        elif kind == "sessions":
+            for session, lowest, highest, runs in content[1]:
+                partition.memory.load(session, lowest, highest, runs)
+        elif kind == "one":
+            self._load_single(*content[1:])
+        elif kind == "rows":
+            table = self._table(content[1])
+            for key, chain in zip(content[2], content[3], strict=True):
+                self.entries += len(chain)
+                for value, version, epoch, position, time_ms in chain:
+                    table.insert(key, value, version, self._shared((epoch, position, time_ms)))
+
+    def _load_single(
+        self,
+        name: str,
+        keys: list[bytes],
+        values: list[bytes | None],
+        versions: list[int],
+        stamps: list[tuple[Epoch, Position, int]],
+        lengths: list[int],
+    ) -> None:
+        shared: list[Stamp] = []
+        for (epoch, position, time_ms), length in zip(stamps, lengths, strict=True):
+            shared.extend([self._shared((epoch, position, time_ms))] * length)
+        self._table(name).load(keys, values, versions, shared)
+        self.entries += len(keys)
+
+    def _shared(self, stamp: Stamp) -> Stamp:
+        return self._stamps.setdefault(stamp, stamp)
+
+    def _table(self, name: str) -> Table:
+        table = self.partition.tables.get(name)
+        if table is None:
+            table = self.partition.tables[name] = self.partition.new_table()
+        return table
+
+    def records(self, records: Iterable[LogRecord]) -> None:
+        """Raises FormatError."""
+        for item in records:
+            self._record(item)
+            self.position = self.partition.tail = item.position
+
+    def _record(self, item: LogRecord) -> None:
+        partition = self.partition
+        record = decode_record(item.payload)
+        if record.kind == OPEN:
+            if record.term > partition.term:
+                partition.term = Term(record.term)
+                partition.opened.append((item.position, partition.term))
+                partition.last_stamp = max(partition.last_stamp, Epoch(record.stamp))
+            return
+        if record.term != partition.term or record.kind not in (DATA, ROUTED, FILL):
+            return
+        partition.last_stamp = Epoch(record.stamp)
+        stamp: Stamp = (Epoch(record.effective), item.position, record.time_ms)
+        versions: list[int] = []
+        for index, payload in enumerate(record.sections):
+            section = decode_section(payload)
+            numbers = list(section.versions)
+            if index < record.write_sections:
+                versions.extend(numbers)
+            self.entries += len(numbers)
+            if section.ops and section.ops[0] <= PUT + 1:
+                self._table(section.map).apply(list(section.keys), list(section.values), section.ops, numbers, stamp)
+            if section.map in self._reference_maps:
+                partition.references_changed = Epoch(record.stamp)
+        self._remember(record.sessions, record.first_sequences, record.counts, versions, Epoch(record.stamp))
+
+    def _remember(
+        self, sessions: Iterable[bytes], firsts: Iterable[int], counts: Iterable[int], versions: list[int], epoch: Epoch
+    ) -> None:
+        remaining = iter(versions)
+        for session, first, count in zip(sessions, firsts, counts, strict=True):
+            run = RequestRun(session, first, count)
+            self.partition.memory.accepted(run.session, run.first_sequence, tuple(islice(remaining, run.count)), epoch)

@@ -1,0 +1,220 @@
+"""Computing a frame: conditions, triggers and version numbers for the writes that wait, row by row.
+
+The base of each row is what the partition will hold once everything before it has landed: this frame's rows so far,
+then the frame in flight, then the table. Nothing here changes the partition: the frame that comes out is applied when
+it has landed, or dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tidegrid.grid.engine.catalog import Catalog
+from tidegrid.grid.engine.frame import Change, Columns, Frame, Portion
+from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest
+from tidegrid.grid.log.record import DELETE, EVENT, RequestRun
+from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError, TooLargeError
+from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.store.table import Table
+from tidegrid.triggers.runtime import FrameContext, Output, Rejection
+
+
+class References(Protocol):
+    """The node's copies of the reference maps."""
+
+    def get(self, map_name: str, key: bytes, as_of: Epoch) -> bytes | None: ...
+
+
+class Computation:
+    """One frame in the making. `add` takes a request as far as there is room and says whether there was."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        base: Frame | None,
+        tables: Mapping[str, Table],
+        catalog: Catalog,
+        references: References,
+        seed: int,
+        limits: Limits,
+    ) -> None:
+        self.frame = frame
+        self._base = base
+        self._tables = tables
+        self._catalog = catalog
+        self._references = references
+        self._limits = limits
+        self._session = None
+        if catalog.runtime is not None:
+            context = FrameContext(
+                partition=frame.partition,
+                epoch=frame.stamp,
+                time_ms=frame.time_ms,
+                ref_epoch=frame.ref_epoch,
+                seed=seed,
+            )
+            self._session = catalog.runtime.bind(context, self)
+
+    # What triggers see -------------------------------------------------------------------------------------------
+
+    def get(self, map_name: str, key: bytes) -> bytes | None:
+        """Latest value, with this frame's rows and those of the frame in flight."""
+        found = self._change(map_name, key)
+        if found is not None:
+            return found[1]
+        table = self._tables.get(map_name)
+        version = table.latest(key) if table is not None else None
+        return version[0] if version is not None else None
+
+    def reference(self, map_name: str, key: bytes) -> bytes | None:
+        return self._references.get(map_name, key, self.frame.ref_epoch)
+
+    # Rows --------------------------------------------------------------------------------------------------------
+
+    def add(self, request: WriteRequest) -> bool:
+        frame, limits = self.frame, self._limits
+        name, keys, values, ops = request.map, request.keys, request.values, request.ops
+        spec = self._catalog.map(name).spec
+        stateful = spec.stateful
+        program = self._catalog.runtime.program(name) if self._catalog.runtime is not None else None
+        columns = frame.writes.get((name, request.schema))
+        if columns is None:
+            columns = frame.writes[(name, request.schema)] = Columns(request.schema)
+        fresh = frame.changes.setdefault(name, {})
+        older = self._base.changes.get(name, _NOTHING) if self._base is not None else _NOTHING
+        table = self._tables.get(name)
+        latest_version = table.latest_version if table is not None else _never
+        conditions = request.conditions
+        out_keys, out_values, out_ops, out_versions = columns.keys, columns.values, columns.ops, columns.versions
+        begin = row = request.next_row
+        first_out = len(out_keys)
+        end = min(len(keys), begin + limits.frame_writes_max - frame.count)
+        errors: dict[int, GridError] = {}
+        answers: list[int] = []
+        size, room = frame.size, limits.record_bytes_max
+        full = False
+        outputs: list[Output] | None = None
+        while row < end:
+            key, value, op = keys[row], values[row], ops[row]
+            weight = len(key) + len(value) + PER_WRITE_BYTES
+            if stateful:
+                known = fresh.get(key) or older.get(key)
+                version = known[0] if known is not None else latest_version(key)
+            else:
+                version = 0
+            if conditions and row in conditions and (refusal := self._refuses(name, key, version, conditions[row])):
+                errors[row] = refusal
+                answers.append(0)
+                row += 1
+                continue
+            version += 1
+            if program is not None:
+                assert self._session is not None
+                result = self._session.activate(
+                    program, op, key, None if op == DELETE else value, version, request.schema
+                )
+                if isinstance(result, Rejection):
+                    errors[row] = rejected(result)
+                    answers.append(0)
+                    row += 1
+                    continue
+                outputs = result
+                for output in outputs:
+                    weight += len(output[2]) + len(output[3] or b"") + PER_WRITE_BYTES
+            if size + weight > room:
+                if size:
+                    full = True
+                    break
+                errors[row] = TooLargeError.of("record (a write with its outputs)", weight, room)
+                answers.append(0)
+                row += 1
+                continue
+            size += weight
+            out_keys.append(key)
+            out_values.append(value)
+            out_ops.append(op)
+            out_versions.append(version)
+            answers.append(version)
+            if stateful:
+                fresh[key] = (version, None if op == DELETE else value)
+            if outputs:
+                self._put_outputs(outputs, columns, len(out_keys) - 1)
+            row += 1
+        if answers:
+            frame.portions.append(Portion(request, begin, answers, errors))
+        if first_out < len(out_keys):
+            _note_runs(columns, request, begin, answers, errors)
+        frame.count += len(out_keys) - first_out
+        frame.size = size
+        request.next_row = row
+        return not full and row == len(keys)
+
+    def _change(self, name: str, key: bytes) -> Change | None:
+        fresh = self.frame.changes.get(name)
+        if fresh is not None and (found := fresh.get(key)) is not None:
+            return found
+        if self._base is not None and (older := self._base.changes.get(name)) is not None:
+            return older.get(key)
+        return None
+
+    def _latest_version(self, name: str, key: bytes) -> int:
+        found = self._change(name, key)
+        if found is not None:
+            return found[0]
+        table = self._tables.get(name)
+        return table.latest_version(key) if table is not None else 0
+
+    def _refuses(self, name: str, key: bytes, version: int, expected: int) -> ConflictError | None:
+        """A tombstone counts as absent, and still answers to its version number."""
+        current = version if self.get(name, key) is not None else 0
+        if expected == current or (expected and expected == version):
+            return None
+        return ConflictError.of(expected, current)
+
+    def _put_outputs(self, outputs: list[Output], cause: Columns, row: int) -> None:
+        frame = self.frame
+        for op, name, key, value in outputs:
+            columns = frame.outputs.get(name)
+            if columns is None:
+                columns = frame.outputs[name] = Columns(self._catalog.map(name).spec.schema)
+            if op == EVENT:
+                version = 1
+            else:
+                version = self._latest_version(name, key) + 1
+                changes = frame.changes.get(name)
+                if changes is None:
+                    changes = frame.changes[name] = {}
+                changes[key] = (version, value)
+            columns.keys.append(key)
+            columns.values.append(value or b"")
+            columns.ops.append(op)
+            columns.versions.append(version)
+            columns.causes.append((cause, row))
+        frame.output_count += len(outputs)
+
+
+def rejected(outputs: Rejection) -> RejectedError:
+    return RejectedError(
+        outputs.message, trigger=outputs.trigger, line=outputs.line, key=outputs.key, failed=outputs.failed
+    )
+
+
+def _note_runs(
+    columns: Columns, request: WriteRequest, begin: int, answers: list[int], errors: Mapping[int, GridError]
+) -> None:
+    """Request ids of the accepted rows: one run, unless refused rows lie between."""
+    first = begin
+    for gap in [*sorted(errors), begin + len(answers)]:
+        if gap > first:
+            run = RequestRun(request.session, request.first_sequence + first, gap - first)
+            columns.runs.append((run, answers[first - begin : gap - begin]))
+        first = gap + 1
+
+
+def _never(_key: bytes) -> int:
+    return 0
+
+
+_NOTHING: dict[bytes, Change] = {}

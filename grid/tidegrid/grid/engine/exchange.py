@@ -1,0 +1,97 @@
+"""Reference maps between nodes: what a node asks of the owners for its copies, and what it answers as an owner.
+
+Any message may be lost, late or doubled: requests are repeated, answers carry the request's number and offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.reference import Fetch, ReferenceCopies, ReferenceRow, reference_rows
+from tidegrid.grid.log.record import DELETE, PUT
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.v1.ring_pb2 import ReferenceReply, ReferenceRequest, ReferenceVersions
+
+Message = tuple[NodeId, ReferenceRequest | ReferenceReply]
+
+
+class ReferenceExchange:
+    def __init__(
+        self, copies: ReferenceCopies, control: ControlState, me: NodeId, partitions: Mapping[PartitionId, Partition]
+    ) -> None:
+        self.names: frozenset[str] = frozenset()
+        self._copies = copies
+        self._control = control
+        self._me = me
+        self._partitions = partitions
+
+    def advance(self, now: float) -> list[Message]:
+        """A close was applied, or time has passed."""
+        owners = {owner.node for owner in self._control.view.owners.values()}
+        fetches = self._copies.advance(now, self._control.closed, self._control.reference_epoch, sorted(owners))
+        return self._ask(now, fetches)
+
+    def received(self, now: float, sender: NodeId, body: ReferenceRequest | ReferenceReply) -> list[Message]:
+        if isinstance(body, ReferenceRequest):
+            reply = self._answer(body)
+            return [(sender, reply)] if reply is not None else []
+        following = self._copies.received(now, sender, body.id, body.skip, _rows(body), body.next == 0)
+        if following is not None:
+            return self._ask(now, [following])
+        return self.advance(now)
+
+    def _ask(self, now: float, fetches: list[Fetch]) -> list[Message]:
+        """My own partitions answer at once."""
+        messages: list[Message] = []
+        while fetches:
+            fetch = fetches.pop()
+            if fetch.node != self._me:
+                request = ReferenceRequest(id=fetch.number, after=fetch.after, through=fetch.through, skip=fetch.skip)
+                messages.append((fetch.node, request))
+            elif self._all_open():
+                rows, complete = reference_rows(self._partitions, self.names, fetch.after, fetch.through, fetch.skip)
+                following = self._copies.received(now, self._me, fetch.number, fetch.skip, rows, complete)
+                if following is not None:
+                    fetches.append(following)
+        return messages
+
+    def _all_open(self) -> bool:
+        return all(partition.state is PartitionState.OPEN for partition in self._partitions.values())
+
+    def _answer(self, request: ReferenceRequest) -> ReferenceReply | None:
+        """Silence unless every record up to `through` is known here: this node has applied that close itself."""
+        if not self._all_open() or request.through > self._control.closed:
+            return None
+        rows, complete = reference_rows(
+            self._partitions, self.names, Epoch(request.after), Epoch(request.through), request.skip
+        )
+        reply = ReferenceReply(id=request.id, after=request.after, through=request.through, skip=request.skip)
+        reply.next = 0 if complete else request.skip + len(rows)
+        columns: ReferenceVersions | None = None
+        for row in rows:
+            if columns is None or columns.partition != row.partition or columns.map != row.map:
+                columns = reply.maps.add(partition=row.partition, map=row.map)
+            columns.keys.append(row.key)
+            columns.values.append(row.value or b"")
+            columns.ops += bytes((DELETE if row.value is None else PUT,))
+            columns.versions.append(row.version)
+            columns.epochs.append(row.stamp[0])
+            columns.positions.append(row.stamp[1])
+            columns.times_ms.append(row.stamp[2])
+        return reply
+
+
+def _rows(reply: ReferenceReply) -> list[ReferenceRow]:
+    return [
+        ReferenceRow(
+            columns.map, PartitionId(columns.partition), key, None if op == DELETE else value, version,
+            (Epoch(epoch), Position(position), time_ms),
+        )
+        for columns in reply.maps
+        for key, value, op, version, epoch, position, time_ms in zip(
+            columns.keys, columns.values, columns.ops, columns.versions, columns.epochs, columns.positions, columns.times_ms, strict=True
+        )
+    ]  # fmt: skip

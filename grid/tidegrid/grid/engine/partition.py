@@ -1,0 +1,239 @@
+"""One partition as its owner holds it: tables, request memory, the queue, and the frames on their way to the log.
+
+Lifecycle: opening (checkpoint and log are replayed, nothing is served), open, closed (another owner, or the log has
+failed). While open, at most one frame is in flight; the next one may be computed on top of it and waits.
+
+Invariants: nothing that is not durable is seen in any answer, refusals included: all answers of a frame wait for it.
+Stamps never decrease. `floor_epoch` covers every frame from the moment it was stamped (rule E4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from tidegrid.grid.engine.admission import admit
+from tidegrid.grid.engine.catalog import Catalog
+from tidegrid.grid.engine.compute import Computation, References
+from tidegrid.grid.engine.frame import Columns, Frame
+from tidegrid.grid.engine.recent import LandedFrame, RecentFrames
+from tidegrid.grid.engine.requests import CLIENT_SESSION, RequestMemory
+from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.model.errors import GridError, WrongOwnerError
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, PartitionId, Position, Term
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.stamp import Stamp
+from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.store.table import Table
+
+_EAGER_BYTES = 64 * 1024  # a second frame is computed while one is in flight only when so much waits for it
+
+
+class Partition:
+    def __init__(self, partition: PartitionId, limits: Limits, session_epochs: int, recent_bytes: int) -> None:
+        self.id = partition
+        self.limits = limits
+        self._session_epochs = session_epochs
+        self.state = PartitionState.OPENING
+        self.term = Term(0)
+        self.tail: Position = BEFORE_FIRST
+        self.last_stamp = Epoch(0)
+        self.opened: list[tuple[Position, Term]] = []  # every OPEN: which records are valid
+        self.tables: dict[str, Table] = {}
+        self.references_changed = Epoch(0)  # highest stamp of a landed change to a reference map
+        self.memory = RequestMemory(limits, session_epochs)
+        self.recent = RecentFrames(recent_bytes)
+        self.queue: deque[WriteRequest] = deque()
+        self.queued_bytes = 0
+        self.in_flight: Frame | None = None
+        self.next: Frame | None = None
+        self.admitted_under: Catalog | None = None  # what the queue was checked against
+        self.unclosed_bytes: deque[tuple[Epoch, int]] = deque()
+
+    # Requests ----------------------------------------------------------------------------------------------------
+
+    def submit(self, request: WriteRequest, epoch: Epoch) -> bool:
+        """Queues what has to be computed. True: the request is complete already. Raises as `admit`."""
+        for part in admit(request, self.memory, epoch, self.limits):
+            self.queue.append(part)
+            self.queued_bytes += part.size
+        return request.unanswered == 0
+
+    def refuse(self, request: WriteRequest, error: GridError) -> list[WriteRequest]:
+        """Takes a queued request out, all of its rows refused."""
+        self.queue.remove(request)
+        self.queued_bytes -= request.size
+        rows = range(len(request.keys))
+        request.answer_rows(0, [0] * len(rows), Epoch(0), dict.fromkeys(rows, error))
+        return self._complete(request)
+
+    def wants_computing(self) -> bool:
+        if not self.queue or self.state is not PartitionState.OPEN or self.next is not None:
+            return False
+        return self.in_flight is None or self.queued_bytes >= _EAGER_BYTES
+
+    def compute(
+        self, catalog: Catalog, epoch: Epoch, time_ms: int, ref_epoch: Epoch, references: References, seed: int
+    ) -> Frame:
+        """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
+        assert self.next is None and self.state is PartitionState.OPEN and epoch >= self.last_stamp
+        frame = Frame(self.id, self.term, epoch, time_ms, ref_epoch)
+        computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
+        while self.queue:
+            request = self.queue[0]
+            if not computation.add(request):
+                break
+            self.queue.popleft()
+            self.queued_bytes -= request.size
+        frame.seal()
+        self.next = frame
+        return frame
+
+    # Frames ------------------------------------------------------------------------------------------------------
+
+    def launch(self) -> Frame | None:
+        """The frame to append now, if none is in flight. One without payload is for the caller to `land` at once."""
+        if self.in_flight is None and self.next is not None:
+            self.in_flight, self.next = self.next, None
+            return self.in_flight
+        return None
+
+    def landed(self, position: Position | None, reference_maps: Iterable[str] = ()) -> list[WriteRequest]:
+        """The frame in flight is in the log (None: it had nothing to append). Returns the requests this completes."""
+        frame, self.in_flight = self.in_flight, None
+        assert frame is not None
+        if position is not None:
+            assert position > self.tail
+            self.tail, self.last_stamp = position, frame.stamp
+            stamp: Stamp = (frame.stamp, position, frame.time_ms)
+            for (name, _), columns in frame.writes.items():
+                self._apply(name, columns, stamp)
+                for run, versions in columns.runs:
+                    self.memory.accepted(run.session, run.first_sequence, versions, frame.stamp)
+            for name, columns in frame.outputs.items():
+                self._apply(name, columns, stamp)
+            if any(name in frame.maps for name in reference_maps):
+                self.references_changed = frame.stamp
+            self.recent.add(LandedFrame(frame.stamp, self.id, position, frame.time_ms, frame.maps, frame.sections))
+            self.unclosed_bytes.append((frame.stamp, frame.size))
+        return self._answer(frame)
+
+    def _apply(self, name: str, columns: Columns, stamp: Stamp) -> None:
+        table = self.tables.get(name)
+        if table is not None:
+            table.apply(columns.keys, columns.values, bytes(columns.ops), columns.versions, stamp)
+
+    def _answer(self, frame: Frame) -> list[WriteRequest]:
+        done: list[WriteRequest] = []
+        for portion in frame.portions:
+            request = portion.request
+            request.answer_rows(portion.begin, portion.versions, frame.stamp, portion.errors)
+            if (
+                portion.errors
+                and request.session[0] == CLIENT_SESSION
+                and (session := self.memory.get(request.session)) is not None
+            ):
+                for row, error in portion.errors.items():
+                    session.refused[request.first_sequence + row] = error
+            if not request.unanswered:
+                done.extend(self._complete(request))
+        return done
+
+    def _complete(self, request: WriteRequest) -> list[WriteRequest]:
+        session = self.memory.get(request.session)
+        if session is not None:
+            session.settle(request)
+        others = request.pass_on()
+        return [request, *others] if request.reply_to is not None else others
+
+    def failed(self, error: GridError, *, definite: bool) -> list[WriteRequest]:
+        """The append failed. `definite`: nothing of it is in the log, and what was computed on it is computed again.
+
+        Otherwise the partition closes, and everything on its way ends with `error`. Returns the completed requests.
+        """
+        frame, self.in_flight = self.in_flight, None
+        assert frame is not None
+        computed, self.next = self.next, None
+        done = self._fail(frame, error)
+        if computed is not None:
+            self._requeue(computed)
+        if not definite:
+            done.extend(self.close(error))
+        return done
+
+    def _fail(self, frame: Frame, error: GridError) -> list[WriteRequest]:
+        """Rows of `frame` end with `error`; refusals computed with it may rest on what is undone, so they do too."""
+        done = []
+        for portion in frame.portions:
+            request = portion.request
+            rows = range(portion.begin, portion.begin + len(portion.versions))
+            request.answer_rows(portion.begin, [0] * len(rows), Epoch(0), dict.fromkeys(rows, error))
+            if not request.unanswered:
+                done.extend(self._complete(request))
+        return done
+
+    def _requeue(self, frame: Frame) -> None:
+        for portion in reversed(frame.portions):
+            request = portion.request
+            request.next_row = portion.begin
+            if not self.queue or self.queue[0] is not request:
+                self.queue.appendleft(request)
+                self.queued_bytes += request.size
+
+    def close(self, error: GridError | None = None) -> list[WriteRequest]:
+        """No longer the owner: what waits ends with `error`, nothing of it was stored."""
+        self.state = PartitionState.CLOSED
+        error = error or WrongOwnerError(
+            f"partition {self.id} has moved; ask again who owns it", partition=self.id, owner=-1
+        )
+        done = []
+        for request in self.queue:
+            count = len(request.keys)
+            request.answer_rows(
+                request.next_row,
+                [0] * (count - request.next_row),
+                Epoch(0),
+                dict.fromkeys(range(request.next_row, count), error),
+            )
+            if not request.unanswered:
+                done.extend(self._complete(request))
+        self.queue.clear()
+        self.queued_bytes = 0
+        return done
+
+    # Time --------------------------------------------------------------------------------------------------------
+
+    @property
+    def lowest_in_flight(self) -> Epoch | None:
+        frame = self.in_flight or self.next
+        return frame.stamp if frame is not None else None
+
+    @property
+    def highest_stamp(self) -> Epoch:
+        frame = self.next or self.in_flight
+        return frame.stamp if frame is not None else self.last_stamp
+
+    def closed(self, epoch: Epoch) -> int:
+        """Bytes that this close takes off what one epoch may weigh."""
+        size = 0
+        while self.unclosed_bytes and self.unclosed_bytes[0][0] <= epoch:
+            size += self.unclosed_bytes.popleft()[1]
+        return size
+
+    def declare(self, stateful: Mapping[str, bool]) -> None:
+        for name, keeps in stateful.items():
+            if keeps and name not in self.tables:
+                self.tables[name] = self.new_table()
+
+    def new_table(self) -> Table:
+        """A tombstone outlives the sessions that may still refer to its version number."""
+        return Table(self._session_epochs)
+
+    def valid(self, position: Position, term: Term) -> bool:
+        """Whether a record at `position` with `term` counts: its term is that of the last OPEN before it."""
+        current = Term(0)
+        for opened_at, opened_term in self.opened:
+            if opened_at > position:
+                break
+            current = opened_term
+        return term == current

@@ -1,0 +1,99 @@
+"""Reads as the engine sees them: which rows, as of when, and the answers as columns.
+
+`as_of` is inclusive and wants a closed epoch: it waits for the close, then the answer is the same for ever (rule R1).
+`at_least` waits until the epoch is closed here and reads the latest. Both 0: the latest, at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.store.table import Table
+
+Row = tuple[bytes | None, int, tuple[int, int, int]]
+
+
+class ReadRequest:
+    """Point reads of one map; keys of any partitions that this node owns."""
+
+    __slots__ = ("as_of", "at_least", "epochs", "error", "keys", "map", "reply_to", "times_ms", "values", "versions")
+
+    def __init__(self, map_name: str, keys: Sequence[bytes], as_of: Epoch, at_least: Epoch, reply_to: Any) -> None:
+        self.map = map_name
+        self.keys = keys
+        self.as_of = as_of
+        self.at_least = at_least
+        self.reply_to = reply_to
+        self.values: list[bytes] = []
+        self.versions: list[int] = []
+        self.epochs: list[int] = []
+        self.times_ms: list[int] = []
+        self.error: GridError | None = None
+
+    def answer(self, version: Row | None) -> None:
+        if version is None or version[0] is None:
+            self.values.append(b"")
+            self.versions.append(0)
+            self.epochs.append(0)
+            self.times_ms.append(0)
+        else:
+            value, number, stamp = version
+            self.values.append(value or b"")
+            self.versions.append(number)
+            self.epochs.append(stamp[0])
+            self.times_ms.append(stamp[2])
+
+    def run(self, tables: Sequence[Table | None]) -> None:
+        """Answers every key from its table, latest or as of `as_of`."""
+        epoch = self.as_of
+        for key, table in zip(self.keys, tables, strict=True):
+            if table is None:
+                self.answer(None)
+            else:
+                self.answer(table.as_of(key, epoch) if epoch else table.latest(key))
+
+
+class ScanRequest(ReadRequest):
+    """Live rows of one partition with begin <= key < end (None: to the end), at most `rows_max`, in key order."""
+
+    __slots__ = ("begin", "end", "more", "partition", "reverse", "rows_max")
+
+    def __init__(
+        self,
+        map_name: str,
+        partition: PartitionId,
+        begin: bytes,
+        end: bytes | None,
+        rows_max: int,
+        reverse: bool,
+        as_of: Epoch,
+        at_least: Epoch,
+        reply_to: Any,
+    ) -> None:
+        super().__init__(map_name, [], as_of, at_least, reply_to)
+        self.partition = partition
+        self.begin = begin
+        self.end = end
+        self.rows_max = rows_max
+        self.reverse = reverse
+        self.more = False
+
+    def scan(self, table: Table) -> None:
+        rows, self.more = table.scan(self.begin, self.end, self.as_of or None, self.rows_max, self.reverse)
+        self.keys = [key for key, _ in rows]
+        for _, version in rows:
+            self.answer(version)
+
+
+class CloseRequest:
+    """Waits until `closed` is closed; answered with no rows."""
+
+    __slots__ = ("closed", "error", "reply_to")
+
+    def __init__(self, closed: Epoch, reply_to: Any) -> None:
+        self.closed = closed
+        self.reply_to = reply_to
+        self.error: GridError | None = None

@@ -1,0 +1,110 @@
+"""One batch of writes on its way through the engine: to one map and one partition, from one session.
+
+Lifecycle: admitted (some rows may be answered from request memory at once), queued, computed into one or more
+frames, answered row by row as those land, complete when no row is unanswered. A retry that overlaps a batch still
+on its way joins it: it gets the same answers when they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.ids import Epoch, PartitionId
+
+PER_WRITE_BYTES = 32  # what a row weighs beside its key and value, in queues and records
+
+
+class WriteRequest:
+    """Rows are columns of equal length. `conditions` maps a row to the version it expects (0: absent).
+
+    `reply_to` is the shell's own and opaque here. After completion `versions`, `epochs` and `errors` hold the answers.
+    """
+
+    __slots__ = (
+        "conditions", "epochs", "errors", "first_sequence", "joiners", "keys", "lowest_unanswered", "map", "next_row",
+        "ops", "partition", "repeated", "reply_to", "schema", "session", "size", "unanswered", "values", "versions",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        partition: PartitionId,
+        session: bytes,
+        first_sequence: int,
+        lowest_unanswered: int,
+        map_name: str,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        ops: bytes,
+        schema: int = 0,
+        conditions: Mapping[int, int] | None = None,
+        reply_to: Any = None,
+    ) -> None:
+        self.partition = partition
+        self.session = session
+        self.first_sequence = first_sequence
+        self.lowest_unanswered = lowest_unanswered
+        self.map = map_name
+        self.keys = keys
+        self.values = values
+        self.ops = ops
+        self.schema = schema
+        self.conditions = conditions
+        self.reply_to = reply_to
+        count = len(keys)
+        self.size = sum(map(len, keys)) + sum(map(len, values)) + PER_WRITE_BYTES * count
+        self.next_row = 0
+        self.unanswered = count
+        self.versions: list[int] = [0] * count
+        self.epochs: list[int] = [0] * count
+        self.errors: dict[int, GridError] = {}
+        self.repeated: list[int] = []
+        self.joiners: list[tuple[WriteRequest, int, int, bool]] = []  # (who, its row, my row, as a repeat)
+
+    def part(self, begin: int, end: int) -> WriteRequest:
+        """Rows begin..end as a request of its own, whose answers come back to this one."""
+        conditions = None
+        if self.conditions:
+            conditions = {row - begin: version for row, version in self.conditions.items() if begin <= row < end}
+        made = WriteRequest(
+            self.partition, self.session, self.first_sequence + begin, self.lowest_unanswered, self.map,
+            self.keys[begin:end], self.values[begin:end], self.ops[begin:end], self.schema, conditions,
+        )  # fmt: skip
+        made.joiners = [(self, begin + row, row, False) for row in range(end - begin)]
+        return made
+
+    def answer_row(self, row: int, version: int, epoch: Epoch, error: GridError | None, repeated: bool) -> None:
+        self.versions[row], self.epochs[row] = version, epoch
+        if error is not None:
+            self.errors[row] = error
+        elif repeated:
+            self.repeated.append(row)
+        self.unanswered -= 1
+
+    def answer_rows(self, begin: int, versions: Sequence[int], epoch: Epoch, errors: Mapping[int, GridError]) -> None:
+        """Answers for rows begin.. in one go; `errors` by row."""
+        end = begin + len(versions)
+        self.versions[begin:end] = versions
+        self.epochs[begin:end] = [epoch] * (end - begin)
+        if errors:
+            self.errors.update(errors)
+            for row in errors:
+                self.epochs[row] = 0
+        self.unanswered -= end - begin
+
+    def pass_on(self) -> list[WriteRequest]:
+        """Gives the answers to those who joined; returns the requests that this completes."""
+        done = []
+        for other, row, mine, repeat in self.joiners:
+            other.answer_row(
+                row,
+                self.versions[mine],
+                Epoch(self.epochs[mine]),
+                self.errors.get(mine),
+                repeat or mine in self.repeated,
+            )
+            if not other.unanswered:
+                done.append(other)
+        self.joiners = []
+        return done

@@ -1,0 +1,136 @@
+"""Records of a partition log: how a frame becomes bytes, and back.
+
+The format is `tidegrid.v1.Record` (docs/formats.md). A record holds *sections*, the changes of one map each as
+columns of equal length; a section is serialised once, alone, and its bytes serve the log, subscribers and replicas.
+The first `write_sections` sections are the raw writes, the others the outputs that they caused; request ids are runs
+over the writes in section order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+from tidegrid.grid.model.errors import FormatError
+from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Term
+from tidegrid.v1.record_pb2 import DATA, FILL, OPEN, ROUTED, Record, Section
+
+PUT: Final = 1
+DELETE: Final = 2
+EVENT: Final = 3
+
+__all__ = [
+    "DATA",
+    "DELETE",
+    "EVENT",
+    "FILL",
+    "OPEN",
+    "PUT",
+    "ROUTED",
+    "Record",
+    "RequestRun",
+    "Section",
+    "decode_record",
+    "decode_section",
+    "encode_data",
+    "encode_open",
+    "encode_section",
+]
+
+
+class RequestRun(NamedTuple):
+    """Consecutive sequences of one session: the ids of so many writes."""
+
+    session: bytes
+    first_sequence: int
+    count: int
+
+
+def encode_section(
+    map_name: str,
+    keys: Sequence[bytes],
+    values: Sequence[bytes],
+    ops: bytes,
+    versions: Sequence[int],
+    causes: Sequence[int] = (),
+    schema: int = 0,
+) -> bytes:
+    return Section(
+        map=map_name, keys=keys, values=values, ops=ops, versions=versions, causes=causes, schema=schema
+    ).SerializeToString()
+
+
+def decode_section(payload: bytes) -> Section:
+    """Raises FormatError when the bytes do not parse or the columns differ in length."""
+    try:
+        section = Section.FromString(payload)
+    except DecodeError as error:
+        raise FormatError(f"a section does not parse: {error}") from error
+    count = len(section.keys)
+    if (
+        len(section.values) != count
+        or len(section.ops) != count
+        or len(section.versions) != count
+        or len(section.causes) not in (0, count)
+    ):
+        raise FormatError(f"a section of map {section.map!r} has columns of different lengths")
+    return section
+
+
+def encode_data(
+    partition: PartitionId,
+    term: Term,
+    stamp: Epoch,
+    ref_epoch: Epoch,
+    time_ms: int,
+    runs: Sequence[RequestRun],
+    maps: Sequence[str],
+    sections: Sequence[bytes],
+    write_sections: int,
+) -> bytes:
+    return Record(
+        kind=DATA,
+        partition=partition,
+        term=term,
+        stamp=stamp,
+        effective=stamp,
+        ref_epoch=ref_epoch,
+        time_ms=time_ms,
+        sessions=[run.session for run in runs],
+        first_sequences=[run.first_sequence for run in runs],
+        counts=[run.count for run in runs],
+        maps=maps,
+        sections=sections,
+        write_sections=write_sections,
+    ).SerializeToString()
+
+
+def encode_open(
+    partition: PartitionId, term: Term, stamp: Epoch, node: NodeId, incarnation: Incarnation, time_ms: int
+) -> bytes:
+    return Record(
+        kind=OPEN,
+        partition=partition,
+        term=term,
+        stamp=stamp,
+        effective=stamp,
+        node=node,
+        incarnation=incarnation,
+        time_ms=time_ms,
+    ).SerializeToString()
+
+
+def decode_record(payload: bytes) -> Record:
+    """Raises FormatError."""
+    try:
+        record = Record.FromString(payload)
+    except DecodeError as error:
+        raise FormatError(f"a record does not parse: {error}") from error
+    if len(record.maps) != len(record.sections) or record.write_sections > len(record.sections):
+        raise FormatError(
+            f"a record of partition {record.partition} names {len(record.maps)} maps for {len(record.sections)} sections"
+        )
+    if not len(record.sessions) == len(record.first_sequences) == len(record.counts):
+        raise FormatError(f"a record of partition {record.partition} has request columns of different lengths")
+    return record

@@ -1,0 +1,100 @@
+"""Feeds as messages. Followers of one map who are at the same close get the same bytes, serialised once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+from tidegrid.grid.model.errors import BusyError, GridError
+from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.rpc.wire import error_message
+from tidegrid.grid.runtime.driver import Driver
+from tidegrid.grid.runtime.feeding import Feed, Live, Snapshot, Step
+from tidegrid.v1 import grid_pb2
+
+SHARED_BYTES_MAX = 32 * 1024 * 1024
+_BYTES_PER_MESSAGE = 1024 * 1024
+
+SharedKey = tuple[str, tuple[PartitionId, ...], Epoch, Epoch]
+
+
+class Feeds:
+    """All followers of one node."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._shared: OrderedDict[SharedKey, list[bytes]] = OrderedDict()
+        self._shared_bytes = 0
+        self.open: set[Feed] = set()
+
+    async def subscribe(self, request: grid_pb2.SubscribeRequest, peer: str) -> AsyncIterator[bytes]:
+        """Serialised FeedMessages. An error is the last message."""
+        node = self._driver.node
+        numbers = request.partitions or sorted(node.partitions)
+        feed = Feed(
+            self._driver,
+            request.map,
+            tuple(PartitionId(n) for n in numbers),
+            Epoch(request.after),
+            request.snapshot,
+            peer,
+        )
+        try:
+            if len(self.open) >= node.limits.subscriptions_max:
+                raise BusyError.of("the node's list of subscriptions", node.limits.subscriptions_max)
+            self.open.add(feed)
+            async for part in feed.run():
+                for message in self._messages(part):
+                    yield message
+        except GridError as error:
+            yield grid_pb2.FeedMessage(carry=self._carry(), error=error_message(error)).SerializeToString()
+        finally:
+            self.open.discard(feed)
+
+    def _messages(self, part: Snapshot | Live | Step) -> list[bytes]:
+        if isinstance(part, Step):
+            return self._step(part)
+        message = grid_pb2.FeedMessage(carry=self._carry(), live=isinstance(part, Live))
+        if isinstance(part, Snapshot):
+            chunk = message.snapshot.add(partition=part.partition)
+            for key, (value, version, stamp) in part.rows:
+                chunk.keys.append(key)
+                chunk.values.append(value or b"")
+                chunk.versions.append(version)
+                chunk.epochs.append(stamp[0])
+                chunk.times_ms.append(stamp[2])
+        return [message.SerializeToString()]
+
+    def _step(self, step: Step) -> list[bytes]:
+        if step.shared is None:
+            return self._serialise(step)
+        known = self._shared.get(step.shared)
+        if known is None:
+            known = self._shared[step.shared] = self._serialise(step)
+            self._shared_bytes += sum(map(len, known))
+            while self._shared_bytes > SHARED_BYTES_MAX or len(self._shared) > 256:
+                _, oldest = self._shared.popitem(last=False)
+                self._shared_bytes -= sum(map(len, oldest))
+        return known
+
+    def _serialise(self, step: Step) -> list[bytes]:
+        """One message mostly; a heavy close in several, of which the last has the mark."""
+        messages: list[bytes] = []
+        message = grid_pb2.FeedMessage(carry=self._carry())
+        size = 0
+        for entry in step.entries:
+            if size and size + len(entry.section) > _BYTES_PER_MESSAGE:
+                messages.append(message.SerializeToString())
+                message, size = grid_pb2.FeedMessage(), 0
+            message.entries.add(
+                partition=entry.partition, position=entry.position, effective=entry.effective,
+                time_ms=entry.time_ms, section=entry.section,
+            )  # fmt: skip
+            size += len(entry.section)
+        message.mark = step.mark
+        messages.append(message.SerializeToString())
+        return messages
+
+    def _carry(self) -> grid_pb2.Carry:
+        node = self._driver.node
+        return grid_pb2.Carry(grid_id=node.control.grid_id, control=node.control.position, epoch=node.epoch)

@@ -1,0 +1,136 @@
+"""What a node answers to clients, on protobuf messages and without gRPC: the server and the embedded grid share it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from tidegrid.grid.engine.node import Request
+from tidegrid.grid.engine.reads import CloseRequest, ScanRequest
+from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.ring.declarations import spec_from, spec_message
+from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT, ExchangeCall, Respond
+from tidegrid.grid.rpc.feeds import Feeds
+from tidegrid.grid.rpc.json_gateway import JsonGateway
+from tidegrid.grid.rpc.status import node_status
+from tidegrid.grid.rpc.wire import carry_of, error_message
+from tidegrid.grid.runtime.driver import Driver
+from tidegrid.grid.runtime.local_grid import LocalGrid
+from tidegrid.v1 import control_pb2, grid_pb2
+
+VERSION = "0.1.0"
+
+
+class GridService:
+    """One node's. Errors travel in the replies, as `error`; nothing is raised."""
+
+    def __init__(self, grid: LocalGrid, driver: Driver) -> None:
+        self._grid = grid
+        self._driver = driver
+        self.feeds = Feeds(driver)
+        self._json = JsonGateway(grid, driver)
+        self.unary: dict[str, Callable[[Any], Awaitable[Any]]] = {
+            "Hello": self.hello,
+            "Scan": self.scan,
+            "CreateMap": self.create_map,
+            "WaitEpoch": self.wait_epoch,
+            "Status": self.status,
+            "Put": self._json.put,
+            "Delete": self._json.delete,
+            "Get": self._json.get,
+        }
+
+    def carry(self) -> grid_pb2.Carry:
+        node = self._driver.node
+        return grid_pb2.Carry(grid_id=node.control.grid_id, control=node.control.position, epoch=node.epoch)
+
+    def exchange(self, message: grid_pb2.ExchangeRequest, respond: Respond) -> None:
+        ExchangeCall(self._driver, message, respond)
+
+    def subscribe(self, request: grid_pb2.SubscribeRequest, peer: str = "") -> AsyncIterator[bytes]:
+        return self.feeds.subscribe(request, peer)
+
+    async def hello(self, _request: grid_pb2.HelloRequest) -> grid_pb2.HelloReply:
+        node = self._driver.node
+        control, limits = node.control, node.limits
+        view = control.view
+        return grid_pb2.HelloReply(
+            carry=self.carry(),
+            node=node.me,
+            partitions=control.partitions,
+            view=view.position,
+            members=[
+                control_pb2.Member(
+                    node=m.node, incarnation=m.incarnation, address=m.address, peer_address=m.peer_address
+                )
+                for m in view.members.values()
+            ],
+            owners=[
+                control_pb2.Owner(partition=p, node=o.node, incarnation=o.incarnation, term=o.term)
+                for p, o in sorted(view.owners.items())
+            ],
+            maps=[spec_message(spec) for spec in control.declared.values()],
+            closed=control.closed,
+            session_epochs=control.session_epochs,
+            batch_writes_max=limits.batch_writes_max,
+            message_bytes_max=limits.message_bytes_max,
+            key_bytes_max=limits.key_bytes_max,
+            value_bytes_max=limits.value_bytes_max,
+            value_depth_max=limits.value_depth_max,
+            version=VERSION,
+            ready=node.ready() and not control.activation_pending,
+        )
+
+    async def _submit(
+        self, make: Callable[[Callable[[Request], None]], Request], carry: grid_pb2.Carry, deadline_ms: int
+    ) -> Any:
+        done: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
+
+        def answered(request: Request) -> None:
+            if not done.done():
+                done.set_result(request)
+
+        self._driver.submit(make(answered), carry_of(carry), deadline_ms / 1000 if deadline_ms else DEFAULT_TIMEOUT)
+        return await done
+
+    async def scan(self, request: grid_pb2.ScanRequest) -> grid_pb2.ScanReply:
+        limit = self._driver.node.limits.scan_rows_max
+        rows_max = min(request.rows_max or limit, limit)
+
+        def make(answered: Callable[[Request], None]) -> ScanRequest:
+            return ScanRequest(
+                request.map, PartitionId(request.partition), request.begin, request.end or None, rows_max,
+                request.reverse, Epoch(request.as_of), Epoch(request.at_least), answered,
+            )  # fmt: skip
+
+        scanned: ScanRequest = await self._submit(make, request.carry, request.deadline_ms)
+        if scanned.error is not None:
+            return grid_pb2.ScanReply(carry=self.carry(), error=error_message(scanned.error))
+        return grid_pb2.ScanReply(
+            carry=self.carry(), keys=scanned.keys, values=scanned.values, versions=scanned.versions,
+            epochs=scanned.epochs, times_ms=scanned.times_ms, more=scanned.more,
+        )  # fmt: skip
+
+    async def create_map(self, request: grid_pb2.CreateMapRequest) -> grid_pb2.CreateMapReply:
+        timeout = request.deadline_ms / 1000 if request.deadline_ms else DEFAULT_TIMEOUT
+        try:
+            acts_at = await self._grid.declare_map(spec_from(request.spec), timeout)
+        except GridError as error:
+            return grid_pb2.CreateMapReply(carry=self.carry(), error=error_message(error))
+        return grid_pb2.CreateMapReply(carry=self.carry(), acts_at=acts_at)
+
+    async def wait_epoch(self, request: grid_pb2.WaitEpochRequest) -> grid_pb2.WaitEpochReply:
+        waited: CloseRequest = await self._submit(
+            lambda answered: CloseRequest(Epoch(request.closed), answered), request.carry, request.deadline_ms
+        )
+        closed = self._driver.node.control.closed
+        if waited.error is not None:
+            return grid_pb2.WaitEpochReply(carry=self.carry(), closed=closed, error=error_message(waited.error))
+        return grid_pb2.WaitEpochReply(carry=self.carry(), closed=closed)
+
+    async def status(self, _request: grid_pb2.StatusRequest) -> grid_pb2.StatusReply:
+        return grid_pb2.StatusReply(
+            carry=self.carry(), status=node_status(self._driver, self.feeds, self._grid.options)
+        )

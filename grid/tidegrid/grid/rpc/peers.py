@@ -1,0 +1,96 @@
+"""Messages to other nodes over gRPC: one stream per peer, kept open, made anew after a failure.
+
+What does not get through is dropped: the ring repeats what matters, and an old token is worth nothing. So each
+outbox is short, and a peer that is away costs a bounded memory and a reconnection now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from tidegrid.grid.model.ids import NodeId
+from tidegrid.grid.ring.messages import Envelope
+from tidegrid.grid.rpc.tls import TlsFiles
+from tidegrid.v1 import ring_pb2
+
+NODE_SERVICE = "tidegrid.v1.Node"
+LINK = "Link"
+LINK_METHOD = f"/{NODE_SERVICE}/{LINK}"
+OUTBOX_MAX = 256
+RECONNECT_SECONDS = 0.2
+
+
+class GrpcPeers:
+    """`address_of` looks a node's peer address up in the newest view."""
+
+    def __init__(self, address_of: Callable[[NodeId], str | None], tls: TlsFiles) -> None:
+        self._address_of = address_of
+        self._credentials = tls.channel_credentials()
+        self._links: dict[NodeId, _Link] = {}
+
+    def send(self, to: NodeId, envelope: Envelope) -> None:
+        address = self._address_of(to)
+        if not address:
+            return
+        link = self._links.get(to)
+        if link is None or link.address != address:
+            if link is not None:
+                link.cancel()
+            link = self._links[to] = _Link(address, self._credentials)
+        link.send(envelope.to_message())
+
+    async def close(self) -> None:
+        links, self._links = list(self._links.values()), {}
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*(link.task for link in links), return_exceptions=True)
+
+
+class _Link:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.address = address
+        self._credentials = credentials
+        self._outbox: deque[ring_pb2.NodeMessage] = deque(maxlen=OUTBOX_MAX)
+        self._changed = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
+
+    def send(self, message: ring_pb2.NodeMessage) -> None:
+        self._outbox.append(message)
+        self._changed.set()
+
+    def cancel(self) -> None:
+        self.task.cancel()
+
+    async def _run(self) -> None:
+        options: list[tuple[str, Any]] = [
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        if self._credentials is None:
+            channel = grpc.aio.insecure_channel(self.address, options=options)
+        else:
+            channel = grpc.aio.secure_channel(self.address, self._credentials, options=options)
+        async with channel:
+            while True:
+                call = channel.stream_stream(
+                    LINK_METHOD,
+                    request_serializer=ring_pb2.NodeMessage.SerializeToString,
+                    response_deserializer=ring_pb2.NodeMessage.FromString,
+                )(self._messages())
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    async for _ in call:
+                        pass
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _messages(self) -> AsyncIterator[ring_pb2.NodeMessage]:
+        while True:
+            while self._outbox:
+                yield self._outbox.popleft()
+            self._changed.clear()
+            await self._changed.wait()

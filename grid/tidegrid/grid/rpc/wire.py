@@ -1,0 +1,76 @@
+"""Between the engine's values and protobuf messages: errors, carries, reads and write answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+
+from tidegrid.grid.engine.node import Carry, Request
+from tidegrid.grid.engine.reads import ReadRequest
+from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.ids import Epoch, PartitionId, Position
+from tidegrid.v1 import errors_pb2, grid_pb2
+
+
+def error_message(error: GridError) -> errors_pb2.Error:
+    message = errors_pb2.Error(code=error.code, message=error.message)
+    for name, value in error.fields.items():
+        target = message.fields[name]
+        if isinstance(value, bool):
+            target.flag = value
+        elif isinstance(value, int):
+            target.integer = value
+        elif isinstance(value, float):
+            target.real = value
+        elif value is not None:
+            target.text = value
+        else:
+            target.SetInParent()
+    return message
+
+
+def carry_of(message: grid_pb2.Carry) -> Carry:
+    return Carry(message.grid_id, Position(message.control), Epoch(message.epoch))
+
+
+def write_request(batch: grid_pb2.WriteBatch, reply_to: Callable[[Request], None]) -> WriteRequest:
+    keys = list(batch.keys)
+    values = list(batch.values)
+    if not values and batch.ops:
+        values = [b""] * len(keys)  # deletes only
+    conditions = {condition.index: condition.version for condition in batch.conditions} or None
+    return WriteRequest(
+        PartitionId(batch.partition), batch.session, batch.first_sequence, batch.lowest_unanswered,
+        batch.map, keys, values, batch.ops, batch.schema, conditions, reply_to,
+    )  # fmt: skip
+
+
+def write_answer(request: WriteRequest) -> grid_pb2.WriteAnswer:
+    answer = grid_pb2.WriteAnswer(versions=request.versions, repeated_at=request.repeated)
+    epochs = request.epochs
+    if epochs and epochs[0] == epochs[-1] and not request.errors:
+        answer.epochs.append(epochs[0])  # stamps never decrease, so all in between are equal too
+        answer.epoch_counts.append(len(epochs))
+        if request.repeated:
+            del answer.epochs[:], answer.epoch_counts[:]
+    if not answer.epochs:
+        for epoch, run in groupby(epochs):
+            answer.epochs.append(epoch)
+            answer.epoch_counts.append(sum(1 for _ in run))
+    messages: dict[int, errors_pb2.Error] = {}
+    for row in sorted(request.errors):
+        error = request.errors[row]
+        message = messages.get(id(error))
+        if message is None:
+            message = messages[id(error)] = error_message(error)
+        answer.errors.append(grid_pb2.IndexedError(index=row, error=message))
+    return answer
+
+
+def read_answer(request: ReadRequest) -> grid_pb2.ReadAnswer:
+    if request.error is not None:
+        return grid_pb2.ReadAnswer(error=error_message(request.error))
+    return grid_pb2.ReadAnswer(
+        values=request.values, versions=request.versions, epochs=request.epochs, times_ms=request.times_ms
+    )

@@ -1,0 +1,70 @@
+"""Checkpoints by themselves: when so much was appended since the last ones, each log's state is saved, slice by slice.
+
+Between two slices the event loop serves; writes go on. A checkpoint is what restart time depends on; the log keeps
+the whole history all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from tidegrid.grid.engine.checkpoint import checkpoint_chunks
+from tidegrid.grid.journal.seam import Log
+from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.ids import CONTROL_LOG, partition_log
+from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.runtime.driver import Driver
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpointing:
+    """`bytes_between`: appended to the log between two rounds of checkpoints; less: faster restarts, more writing."""
+
+    def __init__(self, log: Log, drivers: Sequence[Driver], bytes_between: int) -> None:
+        self._log = log
+        self._drivers = drivers
+        self._bytes_between = bytes_between
+        self._saved_at = log.bytes_written
+        self.rounds = 0
+        self.last_error: GridError | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. A checkpoint that fails leaves the one before it in place, and is tried again."""
+        while True:
+            grown = asyncio.Event()
+            unfollow = self._log.follow(CONTROL_LOG, grown.set)
+            try:
+                while self._log.bytes_written - self._saved_at < self._bytes_between:
+                    await grown.wait()
+                    grown.clear()
+            finally:
+                unfollow()
+            try:
+                await self.save()
+            except GridError as error:
+                self.last_error = error
+                _log.warning("checkpoint: %s", error)
+            self._saved_at = self._log.bytes_written
+
+    async def save(self) -> None:
+        """One round over all logs."""
+        self._saved_at = self._log.bytes_written
+        for driver in self._drivers:
+            for partition in driver.node.partitions.values():
+                if partition.state is PartitionState.OPEN:
+                    chunks = checkpoint_chunks(partition)
+                    first = next(chunks)
+                    await self._log.save_checkpoint(partition_log(partition.id), partition.tail, _paced(first, chunks))
+        control = self._drivers[0].node.control
+        await self._log.save_checkpoint(CONTROL_LOG, control.position, _paced(control.to_bytes(), iter(())))
+        self.rounds += 1
+
+
+async def _paced(first: bytes, rest: Iterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    for chunk in rest:
+        await asyncio.sleep(0)
+        yield chunk

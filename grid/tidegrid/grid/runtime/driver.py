@@ -1,0 +1,244 @@
+"""The shell of one node: takes inputs, steps the engine, performs its effects in order. It decides nothing about data.
+
+One turn (`_turn`): perform what the engine asks, compute one frame, and come again if there is more; between two turns
+the event loop looks after sockets and files. All inputs of one turn of the event loop share one turn here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+
+from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
+from tidegrid.grid.engine.node import Carry, Instant, Node, Request
+from tidegrid.grid.journal.seam import Log
+from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.model.errors import GridError, LogFailedError
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
+from tidegrid.grid.ring.messages import Envelope
+from tidegrid.grid.runtime.clock import Clock
+from tidegrid.grid.runtime.peers import Peers
+
+CONTROL_READ_BYTES = 1024 * 1024
+RECLAIM_BUDGET = 2_000  # steps in one turn of the event loop
+_log = logging.getLogger(__name__)
+
+
+class Driver:
+    def __init__(
+        self, node: Node, log: Log, peers: Peers, clock: Clock, on_failure: Callable[[GridError], None] | None = None
+    ) -> None:
+        self.node = node
+        self.log = log
+        self._peers = peers
+        self._clock = clock
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._turn_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._control_reader: asyncio.Task[None] | None = None
+        self._control_grew = False
+        self._at_tail_wanted = False
+        self._closed_changed = asyncio.Event()
+        self._reclaiming = False
+        self._stopped = False
+        self._unfollow: Callable[[], None] = lambda: None
+
+    # Inputs ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The node's partitions are open: follow the control log and run."""
+        self._unfollow = self.log.follow(CONTROL_LOG, self._control_log_grew)
+        self._control_log_grew()
+        self._soon()
+
+    def submit(self, request: Request, carry: Carry, timeout: float) -> None:
+        """Its answer reaches `request.reply_to(request)`."""
+        instant = self._clock.instant()
+        self.node.submit(instant, request, carry, instant.now + timeout)
+        self._soon()
+
+    def receive(self, envelope: Envelope) -> None:
+        if not self._stopped:
+            self.node.message(self._clock.instant(), envelope)
+            self._soon()
+
+    def instant(self) -> Instant:
+        return self._clock.instant()
+
+    def start_round(self) -> None:
+        """Steps time by hand, for tests: begins a round now."""
+        self.node.ring.start_round(self._clock.instant().now)
+        self._soon()
+
+    async def closed_above(self, epoch: Epoch) -> None:
+        """Returns when `closed` is above `epoch`. Cancel it to give up."""
+        while self.node.control.closed <= epoch and not self._stopped:
+            await self._closed_changed.wait()
+
+    # The turn ----------------------------------------------------------------------------------------------------
+
+    def _soon(self) -> None:
+        if not self._turn_due and not self._stopped:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if self._stopped:
+            return
+        try:
+            self._perform()
+            if self.node.compute_one(self._clock.instant()):
+                self._perform()
+                self._soon()
+        except GridError as error:
+            self._fail(error)
+            return
+        except Exception as error:
+            self._fail(
+                GridError(
+                    f"node {self.node.me} met a defect of its own ({error!r}); its traceback is in the log of the process"
+                )
+            )
+            raise
+        self._set_timer()
+
+    def _perform(self) -> None:
+        for effect in self.node.take():
+            self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case AppendFrame():
+                self._spawn(self._append(effect))
+            case Answered(requests):
+                for request in requests:
+                    request.reply_to(request)
+            case Tell(to, envelope):
+                self._peers.send(to, envelope)
+            case ClosedTo():
+                self._closed_changed.set()
+                self._closed_changed = asyncio.Event()
+                self._reclaim_soon()
+            case AppendControl():
+                self._spawn(self._append_control(effect))
+            case ReadControl():
+                self._at_tail_wanted = True
+                self._control_log_grew()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.node.deadline()
+        if deadline is not None:
+            delay = max(0.0, deadline - self._clock.instant().now)
+            self._timer = self._loop.call_later(delay, self._time_passed)
+
+    def _time_passed(self) -> None:
+        self._timer = None
+        self.node.time_passed(self._clock.instant())
+        self._soon()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _fail(self, error: GridError) -> None:
+        """This node cannot go on: what it has in flight is answered, and its owner is told."""
+        _log.error("node %d stops: %s", self.node.me, error)
+        self.node.fail(error)
+        self._perform()
+        if self._on_failure is not None:
+            self._on_failure(error)
+
+    # The log -----------------------------------------------------------------------------------------------------
+
+    async def _append(self, effect: AppendFrame) -> None:
+        try:
+            (position,) = await self.log.append([effect.entry])
+        except GridError as error:
+            self.node.append_failed(self._clock.instant(), effect.partition, error)
+            if isinstance(error, LogFailedError):
+                self._fail(error)
+        else:
+            self.node.landed(self._clock.instant(), effect.partition, position)
+        # Not `_soon`: whoever waits for this answer waits no turn more.
+        if not self._stopped:
+            self._turn()
+
+    async def _append_control(self, effect: AppendControl) -> None:
+        entry = Entry(CONTROL_LOG, effect.expected, self.node.control.closed, effect.record.SerializeToString())
+        try:
+            await self.log.append([entry])
+        except GridError as error:
+            self.node.control_failed(self._clock.instant(), effect, error)
+            if isinstance(error, LogFailedError):
+                self._fail(error)
+            self._soon()
+
+    def _control_log_grew(self) -> None:
+        self._control_grew = True
+        if (self._control_reader is None or self._control_reader.done()) and not self._stopped:
+            self._control_reader = self._loop.create_task(self._read_control())
+
+    async def _read_control(self) -> None:
+        while self._control_grew and not self._stopped:
+            self._control_grew = False
+            position = Position(-1)
+            while position != self.node.control.position:
+                position = self.node.control.position
+                records = await self.log.read(CONTROL_LOG, position, CONTROL_READ_BYTES)
+                if records:
+                    self.node.control_records(self._clock.instant(), records)
+            if self._at_tail_wanted:
+                self._at_tail_wanted = False
+                self.node.control_at_tail(self._clock.instant())
+            self._soon()
+
+    # History -----------------------------------------------------------------------------------------------------
+
+    def _reclaim_soon(self) -> None:
+        if self.node.retention.pending and not self._reclaiming:
+            self._reclaiming = True
+            self._loop.call_soon(self._reclaim)
+
+    def _reclaim(self) -> None:
+        if not self._stopped and self.node.reclaim(RECLAIM_BUDGET):
+            self._loop.call_soon(self._reclaim)
+        else:
+            self._reclaiming = False
+
+    # The end -----------------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout: float) -> None:
+        """Takes nothing new, and waits until what is on its way is answered."""
+        self.node.stop()
+        self._soon()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not self.node.drained or self._turn_due:
+                    pending = [*self._tasks]
+                    if pending:
+                        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    else:
+                        await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        self._unfollow()
+        self._closed_changed.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._tasks]
+        if self._control_reader is not None:
+            self._control_reader.cancel()
+            tasks.append(self._control_reader)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                _log.error("node %d: %r", self.node.me, result)
