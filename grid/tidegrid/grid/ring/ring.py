@@ -19,11 +19,13 @@ Phases: hop.py (retransmission), rounds.py (the origin's timing), vigil.py (wake
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, Position
 from tidegrid.grid.ring.closing import Closing
 from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.hindrance import held_back_by
 from tidegrid.grid.ring.hop import Hop
 from tidegrid.grid.ring.local import Effect, EpochRaised, Local, RingOptions, Send
 from tidegrid.grid.ring.messages import TokenMessage, TokenReceived, Wake
@@ -31,6 +33,8 @@ from tidegrid.grid.ring.promise import floor, in_flight_below
 from tidegrid.grid.ring.rounds import Rounds
 from tidegrid.grid.ring.token import NO_EPOCH, Freshness, Token, begin, renew, visit
 from tidegrid.grid.ring.vigil import Vigil
+
+ROUND_MAX: Final = 1 << 62  # a forged one: there have to be rounds after it
 
 
 class Carried(enum.Enum):
@@ -97,6 +101,10 @@ class Ring:
         if self._held is not None or self._parked is not None:
             return TokenPlace.HERE
         return TokenPlace.RESTING if self.is_origin and not self._rounds.out else TokenPlace.ELSEWHERE
+
+    def held_back_by(self) -> str:
+        """Who keeps `closed` from going on, as far as this node can tell, in words; empty: no one."""
+        return held_back_by(self.me, self._epoch, self._control, self._local.promises(), self._hop)
 
     def take(self) -> list[Effect]:
         """All effects since the last call, in the order in which to perform them."""
@@ -230,7 +238,7 @@ class Ring:
     def token_arrived(self, now: float, message: TokenMessage, sender: NodeId) -> None:
         """Rule T."""
         control, token = self._control, message.token
-        if token.grid_id != control.grid_id:
+        if token.grid_id != control.grid_id or max(token.round, token.generation) >= ROUND_MAX:
             return
         if token.view > control.view.position:
             if self._parked is None or token.freshness >= self._parked[0].token.freshness:
@@ -261,7 +269,6 @@ class Ring:
         """Somebody has something to close, or waits for `want`. Untrusted: it moves rounds, never the limit."""
         if self.is_origin:
             self._rounds.want(now, self._capped(want))
-            self._vigil.want(now)
             self._begin_if_due(now)
 
     # The node's own -----------------------------------------------------------------------------------------------
@@ -292,7 +299,7 @@ class Ring:
     def _view_changed(self, now: float, *, was_origin: bool) -> None:
         control = self._control
         self._view = control.view
-        self._vigil.left(False)  # who was told of a want may be gone
+        self._vigil.forgotten()  # who was told of a want may be gone
         if self.is_origin and not was_origin:
             self._rounds.rest()
         token, to = self._hop.token, self._hop.to
@@ -317,6 +324,8 @@ class Ring:
             self._close(now)
         if not self.member:
             return
+        if self._vigil.wanting and self._held is None:
+            self._stir(now)  # it may be content by now
         if self._vigil.wake_due is not None and now >= self._vigil.wake_due:
             self._wake_origin(now, again=True)
         lost_at = self._lost_at()
@@ -350,10 +359,9 @@ class Ring:
 
     def _wake_origin(self, now: float, *, again: bool = False) -> None:
         origin = self._control.view.origin
-        assert origin is not None
+        assert origin is not None and origin != self.me
         self._vigil.woke(now, again=again)
-        if origin != self.me:
-            self._effects.append(Send(origin, Wake(self._local.waiting_for())))
+        self._effects.append(Send(origin, Wake(self._local.waiting_for())))
 
     def _begin_if_due(self, now: float) -> None:
         due = self._rounds.due

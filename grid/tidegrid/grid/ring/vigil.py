@@ -53,6 +53,10 @@ class Vigil:
         """The token went on; `busy` tells every one of the want, so another round follows without a wake."""
         self._seen_busy = busy
 
+    def forgotten(self) -> None:
+        """Nobody is known to know of the want any more."""
+        self._seen_busy, self.wake_due = False, None
+
     @property
     def carried(self) -> bool:
         return self._seen_busy
