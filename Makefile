@@ -22,7 +22,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 # pip's long story cut down to a line per download; its errors go to stderr untouched.
 PIP := $(RUN) -m pip install --progress-bar off
-BRIEFLY := | { grep --line-buffered -E '^ *(Downloading|Building wheel|Successfully installed)' | sed -e 's/^ */  /' -e 's/\(.\{110\}\).*/\1 .../' || true; }
+BRIEFLY := | { grep --line-buffered -E '^ *(Downloading|Building wheel|Successfully installed)' | sed -E -e 's/^ *Downloading ([^-]+-[^-]+)[^ ]*/  \1/' -e 's/^(Successfully installed.{60}).*/\1 .../' -e 's/^ */  /' || true; }
 
 # A stamp per set of packages, written when the set is in. The first also names the folder: an environment that was
 # moved or copied does not count, since its scripts and the editable install point to the old place.
@@ -92,8 +92,8 @@ CHECKED := grid triggers client bench examples tests
 
 check-format: $(VENV)/.installed-check
 	@echo "format ..."
-	@$(RUN) -m ruff format --quiet --check $(CHECKED) || { \
-	  $(RUN) -m ruff format --check $(CHECKED) || true; echo "to fix: $(RUN) -m ruff format $(CHECKED)" >&2; exit 1; }
+	@$(RUN) -m ruff format --quiet --check --output-format concise $(CHECKED) || { \
+	  echo "to fix: $(RUN) -m ruff format $(CHECKED)" >&2; exit 1; }
 
 check-lint: $(VENV)/.installed-check
 	@echo "lint ..."
