@@ -141,7 +141,7 @@ def unstable_views(seed: int, *, expect_control: bool) -> None:
     world = World(seed)
     world.expect_control = expect_control
     world.start_all()
-    world.faults = Faults(loss=0.02, delay=0.002)
+    world.faults = Faults(delay=0.001, close_delay=0.02)
     world.storm(3.0, crash=8.0)
 
 

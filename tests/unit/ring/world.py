@@ -38,6 +38,7 @@ class Faults:
     double: float = 0.0
     delay: float = 0.002  # mean, seconds
     close_full: float = 0.0
+    close_delay: float = 0.003  # mean, seconds: how long a CLOSE is on its way to the log
 
 
 @dataclass
@@ -432,7 +433,7 @@ class Process:
                     0.002, lambda: self.ring and self.ring.close_failed(self.world.now, effect.expected, failure)
                 )
 
-        self.world.later(self.world.soon(0.003), append)
+        self.world.later(self.world.soon(self.world.faults.close_delay), append)
 
     # Local ------------------------------------------------------------------------------------------------------
 

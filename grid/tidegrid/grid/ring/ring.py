@@ -106,6 +106,11 @@ class Ring:
         """Who keeps `closed` from going on, as far as this node can tell, in words; empty: no one."""
         return held_back_by(self.me, self._epoch, self._control, self._local.promises(), self._hop)
 
+    @property
+    def closing(self) -> bool:
+        """A CLOSE of this node is on its way to the control log, or will be."""
+        return self._closing.appending is not None
+
     def take(self) -> list[Effect]:
         """All effects since the last call, in the order in which to perform them."""
         effects, self._effects = self._effects, []
@@ -257,6 +262,7 @@ class Ring:
 
     def _round_over(self, now: float, token: Token) -> None:
         """Only a token that has visited all comes back to the origin, though a VIEW may have cleared some since."""
+        self._hop.forget()  # it was taken over, whatever became of the acknowledgement
         self._vigil.left(token.busy)
         self._rounds.returned(now, token.busy or self._busy())
         self._stir(now)
