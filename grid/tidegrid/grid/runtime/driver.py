@@ -43,6 +43,7 @@ class Driver:
         self._control_grew = False
         self._at_tail_wanted = False
         self._closed_changed = asyncio.Event()
+        self._turned = asyncio.Event()
         self._reclaiming = False
         self._stopped = False
         self._unfollow: Callable[[], None] = lambda: None
@@ -73,6 +74,10 @@ class Driver:
         """Steps time by hand, for tests: begins a round now."""
         self.node.ring.start_round(self._clock.instant().now)
         self._soon()
+
+    async def turned(self) -> None:
+        """Returns after the next turn."""
+        await self._turned.wait()
 
     async def closed_above(self, epoch: Epoch) -> None:
         """Returns when `closed` is above `epoch`. Cancel it to give up."""
@@ -106,6 +111,8 @@ class Driver:
             )
             raise
         self._set_timer()
+        self._turned.set()
+        self._turned = asyncio.Event()
 
     def _perform(self) -> None:
         for effect in self.node.take():
