@@ -6,7 +6,7 @@ it tells how many seats the plane of a flight has.
     tidegrid serve --triggers flights.py
 """
 
-from tidegrid.triggers import Context, Event, Put, Reject, Write, reference, stream, table, trigger
+from tidegrid.triggers import Context, Delete, Event, Put, Reject, Write, reference, stream, table, trigger
 
 table("flights.raw", key=("year:int", "month:int", "day:int", "carrier", "flight:int", "origin"))
 table("flights", like="flights.raw")
@@ -21,15 +21,19 @@ LATE_MINUTES = 60
 def translate(write: Write, grid: Context):
     row = write.value
     if row is None:
-        raise Reject("flights are never deleted")
+        yield Delete("flights", write.key)
+        return
     if not row["carrier"]:
-        raise Reject("no carrier")
+        raise Reject("no carrier")  # the writer is told, and nothing is stored
     plane = grid.get("planes", row["tailnum"])
-    flight = {name: text(said) if name in TEXT else number(said) for name, said in row.items()}
-    flight["seats"] = plane and number(plane["seats"])
-    yield Put("flights", write.key, flight)
-    if (delay := flight["dep_delay"]) is not None and delay > LATE_MINUTES:
+    delay = number(row["dep_delay"])
+    yield Put("flights", write.key, {**typed(row), "seats": plane and number(plane["seats"])})
+    if delay is not None and delay > LATE_MINUTES:
         yield Event("delays", write.key, {"minutes": delay})
+
+
+def typed(row: dict[str, str]) -> dict[str, int | str | None]:
+    return {name: text(said) if name in TEXT else number(said) for name, said in row.items()}
 
 
 def number(said: str) -> int | None:

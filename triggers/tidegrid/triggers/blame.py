@@ -6,10 +6,12 @@ and passes over the frames of libraries that the module calls. The innermost suc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tidegrid.grid.model.errors import GridError
 from tidegrid.triggers.outputs import Reject
+
+_EVALUATED: Final = "<string>"  # code that Python evaluates from a string, annotations say, has lines of its own
 
 
 def line_of(error: BaseException, namespace: dict[str, Any]) -> int:
@@ -17,9 +19,11 @@ def line_of(error: BaseException, namespace: dict[str, Any]) -> int:
     line = 0
     step = error.__traceback__
     while step is not None:
-        if step.tb_frame.f_globals is namespace:
+        if step.tb_frame.f_globals is namespace and step.tb_frame.f_code.co_filename != _EVALUATED:
             line = step.tb_lineno
         step = step.tb_next
+    if not line and error.__cause__ is not None:  # a generator that raises StopIteration, say
+        return line_of(error.__cause__, namespace)
     return line
 
 

@@ -112,7 +112,7 @@ class Context:
                 kind="stream",
             )
         write = self._write
-        if key is write._key and same_partition(source.spec, self._maps[write.map].spec):
+        if key is write._key and same_partition(source.spec, write._source.spec):
             encoded = write._key_bytes
         else:
             encoded = encode_key(key)

@@ -181,7 +181,7 @@ def _outputs_of(produced: Any) -> Iterable[Any]:
     if isinstance(produced, Iterable) and not isinstance(produced, str | bytes | dict):
         return produced
     raise TriggerModuleError(
-        f"it returned a {type(produced).__name__}; return None, a Put, Delete or Event, or an iterable of these"
+        f"it returned an object of type {type(produced).__name__}; return None, a Put, Delete or Event, or an iterable of these"
     )
 
 
@@ -213,7 +213,9 @@ def _end(produced: Iterable[Any]) -> None:
 
 def _refuse_type(output: Any, trigger: BoundTrigger) -> NoReturn:
     said = "yielded" if trigger.generator else "returned"
-    raise TriggerModuleError(f"it {said} a {type(output).__name__} as an output; outputs are Put, Delete and Event")
+    raise TriggerModuleError(
+        f"it {said} an object of type {type(output).__name__} as an output; outputs are Put, Delete and Event"
+    )
 
 
 def _refuse_op(op: int, target: Target) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET
 from tidegrid.grid.model.values import decode_value
-from tidegrid.triggers.key_reader import ReadKey
+from tidegrid.triggers.bound import BoundMap
 
 
 class Frame(Protocol):
@@ -26,16 +26,6 @@ class Frame(Protocol):
     def stored(self, map: str, key: bytes) -> bytes | None: ...
 
 
-class Source(Protocol):
-    """The map that a write is on."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def read_key(self) -> ReadKey: ...
-
-
 class Write(msgspec.Struct, gc=False, eq=False):
     """One put, delete or event on the map that the trigger is declared on.
 
@@ -44,7 +34,7 @@ class Write(msgspec.Struct, gc=False, eq=False):
     """
 
     _frame: Frame
-    _source: Source
+    _source: BoundMap
     op: str
     _key_bytes: bytes
     _value_bytes: bytes | None

@@ -1,0 +1,215 @@
+"""Runs a trigger with no grid: for the author's own tests.
+
+    from tidegrid.triggers import Put
+    from tidegrid.triggers.testing import TriggerTest
+
+    def test_seats_come_from_the_plane():
+        flights = TriggerTest("flights.py")
+        result = flights.put("flights.raw", KEY, ROW, references={"planes": {"N14228": {"seats": "149"}}})
+        assert result.rejected is None
+        assert result.outputs[0].value["seats"] == 149
+
+It is the runtime of the grid: keys, values, limits, chains, partitions and messages are those of production. One
+thing is added: a trigger that changes `write.value` or `write.previous` in place is found out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+from tidegrid.grid.model.errors import DerivedMapError, GridError, TriggerModuleError, UnknownMapError
+from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.keys import decode_key, encode_key
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.maps import MapKind, MapSpec
+from tidegrid.grid.model.partitioner import partition_of
+from tidegrid.grid.model.values import decode_value, encode_value
+from tidegrid.triggers.bound import DELETE, EVENT, PUT, Output
+from tidegrid.triggers.deployment import Deployment, Module, TriggerSpec
+from tidegrid.triggers.loader import NOTHING_KNOWN, assemble, load_modules
+from tidegrid.triggers.outputs import Delete, Event, Put
+from tidegrid.triggers.rejection import Rejection
+from tidegrid.triggers.resolve import LoadedModule
+from tidegrid.triggers.runtime import FrameContext, TriggerRuntime
+from tidegrid.triggers.sources import find_module
+from tidegrid.triggers.write import Write
+
+Rows = Mapping[str, Mapping[Any, Any]]
+"""Map -> key (a tuple, or a scalar for a key of one) -> value."""
+
+_NO_ROWS: Final[Rows] = {}
+
+
+class Result(NamedTuple):
+    """What one write brought about: outputs in order, those of chained triggers included, or why it was refused."""
+
+    outputs: list[Put | Delete | Event]
+    rejected: Rejection | None
+
+
+class TriggerTest:
+    """The triggers of one module: a path such as `flights.py`, an installed module's path, source text, or a module.
+
+    `maps` are maps that other modules declare. Raises TriggerModuleError.
+    """
+
+    def __init__(
+        self,
+        module: ModuleType | Path | str,
+        *,
+        maps: Mapping[str, MapSpec] = NOTHING_KNOWN,
+        partitions: int = 16,
+        limits: Limits | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.deployment = _load(module, maps)
+        self._maps = {**maps, **{spec.name: spec for spec in self.deployment.maps}}
+        self._partitions = partitions
+        self._limits = limits or Limits()
+        self._seed = seed
+        self._seen: list[tuple[str, Write]] = []
+        watched = tuple(self._watch(trigger) for trigger in self.deployment.triggers)
+        self._runtime = TriggerRuntime(
+            dataclasses.replace(self.deployment, triggers=watched), self._maps, partitions, self._limits
+        )
+
+    def put(
+        self,
+        map: str,
+        key: Any,
+        value: Any,
+        *,
+        state: Rows = _NO_ROWS,
+        references: Rows = _NO_ROWS,
+        schema: int | None = None,
+        epoch: int = 1,
+        time_ms: int = 0,
+    ) -> Result:
+        """A put (an event, if `map` is a stream). `state` is what tables hold before it, `references` reference maps.
+
+        `schema` is the map's own unless given. Raises UnknownMapError, DerivedMapError, InvalidKeyError,
+        InvalidValueError, TooLargeError; and TriggerModuleError for a trigger that changed what it was given.
+        """
+        op = EVENT if self._spec(map).kind is MapKind.STREAM else PUT
+        return self._run(map, op, key, encode_value(value, self._limits), state, references, schema, epoch, time_ms)
+
+    def delete(
+        self,
+        map: str,
+        key: Any,
+        *,
+        state: Rows = _NO_ROWS,
+        references: Rows = _NO_ROWS,
+        schema: int | None = None,
+        epoch: int = 1,
+        time_ms: int = 0,
+    ) -> Result:
+        """A delete; otherwise as `put`."""
+        return self._run(map, DELETE, key, None, state, references, schema, epoch, time_ms)
+
+    def _run(
+        self,
+        map: str,
+        op: int,
+        key: Any,
+        value: bytes | None,
+        state: Rows,
+        references: Rows,
+        schema: int | None,
+        epoch: int,
+        time_ms: int,
+    ) -> Result:
+        spec = self._spec(map)
+        if spec.derived:
+            raise DerivedMapError.of(map)
+        encoded = encode_key(key, self._limits.key_bytes_max)
+        rows = _Rows({**self._encoded(state), **self._encoded(references)})
+        program = self._runtime.program(map)
+        if program is None:
+            return Result([], None)
+        frame = FrameContext(
+            partition_of(encoded, self._partitions, spec.affinity), Epoch(epoch), time_ms, Epoch(epoch - 1), self._seed
+        )
+        version = 1 if rows.get(map, encoded) is None else 2
+        self._seen.clear()
+        outcome = self._runtime.bind(frame, rows).activate(
+            program, op, encoded, value, version, spec.schema if schema is None else schema
+        )
+        for name, write in self._seen:
+            _check_unchanged(name, write)
+        if isinstance(outcome, Rejection):
+            return Result([], outcome)
+        return Result([_readable(output) for output in outcome], None)
+
+    def _spec(self, name: str) -> MapSpec:
+        spec = self._maps.get(name)
+        if spec is None:
+            raise UnknownMapError.of(name, self._maps)
+        return spec
+
+    def _encoded(self, rows: Rows) -> dict[tuple[str, bytes], bytes]:
+        return {
+            (self._spec(name).name, encode_key(key)): encode_value(value, self._limits)
+            for name, entries in rows.items()
+            for key, value in entries.items()
+        }
+
+    def _watch(self, trigger: TriggerSpec) -> TriggerSpec:
+        """The same trigger, remembering the writes it was given. A plain function, so that lines are still found."""
+
+        def watched(write: Write, *context: Any) -> Any:
+            self._seen.append((trigger.name, write))
+            return trigger.function(write, *context)
+
+        return dataclasses.replace(trigger, function=watched, generator=False)
+
+
+class _Rows(NamedTuple):
+    """A State over a dict."""
+
+    rows: dict[tuple[str, bytes], bytes]
+
+    def get(self, map_name: str, key: bytes, /) -> bytes | None:
+        return self.rows.get((map_name, key))
+
+    def reference(self, map_name: str, key: bytes, /) -> bytes | None:
+        return self.rows.get((map_name, key))
+
+
+def _load(module: ModuleType | Path | str, maps: Mapping[str, MapSpec]) -> Deployment:
+    if isinstance(module, ModuleType):
+        name = module.__name__
+        return assemble([LoadedModule(name, module.__dict__)], [Module(name, "")], maps)
+    if isinstance(module, str) and "\n" in module:
+        return load_modules([("module", module)], maps)
+    return load_modules([find_module(module)], maps)
+
+
+def _readable(output: Output) -> Put | Delete | Event:
+    op, name, key, value = output
+    if op == DELETE or value is None:
+        return Delete(name, decode_key(key))
+    return (Put if op == PUT else Event)(name, decode_key(key), decode_value(value))
+
+
+def _check_unchanged(trigger: str, write: Write) -> None:
+    before = msgspec.structs.replace(write, _key=UNSET, _value=UNSET, _previous=UNSET)
+    for field, given in (("value", write._value), ("previous", write._previous)):
+        if given is not UNSET and not _alike(given, getattr(before, field)):
+            raise TriggerModuleError(
+                f"trigger {trigger!r} changed write.{field} of key {write.key!r} in place; copy it first, such as dict(write.{field})"
+            )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal as stored: NaN equals itself, 1 and 1.0 differ."""
+    try:
+        return encode_value(one, Limits()) == encode_value(other, Limits())
+    except GridError:
+        return False
