@@ -201,6 +201,12 @@ def _gone(address: str) -> UnavailableError:
     return UnavailableError(f"the node at {address} ended the connection; it may be restarting", address=address)
 
 
+def _unreached(details: str) -> bool:
+    """Whether gRPC says that there was no connection to send anything on."""
+    said = details.lower()
+    return "failed to connect" in said or "resolution failed" in said or "resolve" in said
+
+
 def _translate(problem: grpc.aio.AioRpcError, address: str) -> GridError:
     return _translated(problem.code(), problem.details() or "", problem.trailing_metadata(), address)
 
@@ -215,8 +221,12 @@ def _translated(code: grpc.StatusCode, details: str, metadata: Any, address: str
                 f"no TLS connection to {address}: {details}; check the CA, the name and that the node serves TLS",
                 address=address,
             )
+        if not _unreached(details):
+            return _gone(address)
         return UnavailableError(
-            f"nothing answers at {address}; start a node with `tidegrid serve`, or check the address", address=address
+            f"nothing answers at {address}; start a node with `tidegrid serve`, or check the address",
+            address=address,
+            reached=False,
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineError(

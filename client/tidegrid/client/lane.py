@@ -296,12 +296,13 @@ class Lane:
         if receiver is not None and receiver is not asyncio.current_task():
             receiver.cancel()
         if self._in_flight:
+            lost = problem.fields.get("reached", True) is not False
             requests = list(self._in_flight.values())
             self._in_flight = {}
             self._flying = dict.fromkeys(self._flying, 0)
             for request in reversed(requests):
                 for batch in request.batches:
-                    batch.problem, batch.lost = problem, True
+                    batch.problem, batch.lost = problem, batch.lost or lost
                 for read in request.reads:
                     read.problem = problem
                 self.batches.extendleft(reversed([batch for batch in request.batches if not batch.settled]))

@@ -3,7 +3,8 @@
 Two implementations: gRPC (`grpc_transport.py`) and direct calls (the embedded grid). Nothing above this file knows
 which one it runs on. An `Exchange` is one ordered stream to one node; answers are matched by id and may overtake
 each other. Every failure to reach a node is an UnavailableError or a DeadlineError; errors that a node answers
-travel inside its messages.
+travel inside its messages. An UnavailableError with the field `reached` False says that no byte of the stream got
+to the node, so that nothing of it can have been done.
 
 Lifecycle of an Exchange: opened by `Transport.exchange` (which does not wait), sent and received on by one task
 each, ended by `close` or by the first error, never used again after that.
