@@ -263,7 +263,7 @@ class FakeGrid:
             )
             return reply
         rows = []
-        for (map_name, key), _ in self.chains.items():
+        for map_name, key in list(self.chains):
             if map_name == request.map and self.partition_of(map_name, key) == request.partition:
                 found = self.find(map_name, key, request.as_of)
                 if found and found[3] is not None and request.begin <= key and (not request.end or key < request.end):
@@ -478,12 +478,13 @@ class FakeFeed:
             if closed <= self.cursor:
                 yield None
                 continue
-            entries = []
-            for partition in request.partitions:
-                for position, epoch, time_ms, sections in grid.log[partition]:
-                    for section in sections:
-                        if self.cursor < epoch <= closed and record_pb2.Section.FromString(section).map == request.map:
-                            entries.append((epoch, partition, position, time_ms, section))
+            entries = [
+                (epoch, partition, position, time_ms, section)
+                for partition in request.partitions
+                for position, epoch, time_ms, sections in grid.log[partition]
+                for section in sections
+                if self.cursor < epoch <= closed and record_pb2.Section.FromString(section).map == request.map
+            ]
             entries.sort(key=lambda entry: entry[:3])
             size = grid.entries_per_message
             for begin in range(0, len(entries), size):
@@ -517,3 +518,9 @@ class FakeFeed:
                     partition=partition, keys=keys, values=values, versions=versions, epochs=epochs, times_ms=times
                 )
                 yield grid_pb2.FeedMessage(snapshot=[chunk])
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Lets everybody else run until `condition` holds."""
+    while not condition():  # noqa: ASYNC110 (there is no event for it)
+        await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import decode_value
 
-from tests.unit.client.fake_grid import FakeGrid
+from tests.unit.client.fake_grid import FakeGrid, until
 
 
 async def test_one_outcome_per_row_in_order(fake: FakeGrid, grid: Grid) -> None:
@@ -92,8 +92,7 @@ async def test_rows_of_a_slow_source_go_out_as_they_come(fake: FakeGrid, grid: G
 
     async def rows() -> AsyncIterator[tuple[int, int]]:
         yield 1, 1
-        while not fake.applied:
-            await asyncio.sleep(0)
+        await until(lambda: fake.applied)
         sent.set()
         for index in range(2, 10_000):
             yield index, index

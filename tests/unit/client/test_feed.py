@@ -10,7 +10,7 @@ from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import encode_value
 
-from tests.unit.client.fake_grid import FakeGrid
+from tests.unit.client.fake_grid import FakeGrid, until
 
 
 def fill(fake: FakeGrid, epochs: int, per_epoch: int = 6, start: int = 0, map_name: str = "m", op: int = 1) -> None:
@@ -44,8 +44,7 @@ async def test_from_now_on(fake: FakeGrid, grid: Grid) -> None:
     fill(fake, 2)
     m = grid.map("m")
     async with m.subscribe() as feed:
-        while not fake.feeds:
-            await asyncio.sleep(0)
+        await until(lambda: fake.feeds)
         await m.put("a", {"x": 1})
         await m.delete("a")
         fake.tick()
@@ -212,7 +211,7 @@ async def test_a_break_in_a_snapshot_begins_it_anew() -> None:
             if batch.live:
                 break
         assert begun >= 3
-        model = {number for number in range(60)}
+        model = set(range(60))
         assert {key[0] for key in table if key[0] < 1_000} == model  # type: ignore[index]
 
 
@@ -248,8 +247,7 @@ async def test_errors_end_the_feed(fake: FakeGrid, grid: Grid) -> None:
     with pytest.raises(CallerError, match="async with"):
         await anext(feed)
     async with grid.map("m").subscribe(after=0, patience=0.05) as feed:
-        while not fake.feeds:
-            await asyncio.sleep(0)
+        await until(lambda: fake.feeds)
         fake.kill(0)
         with pytest.raises(UnavailableError):
             await anext(feed)

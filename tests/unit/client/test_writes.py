@@ -23,7 +23,7 @@ from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import decode_value
 
-from tests.unit.client.fake_grid import FakeGrid
+from tests.unit.client.fake_grid import FakeGrid, until
 
 
 def stored(fake: FakeGrid, key: object) -> list[object]:
@@ -181,8 +181,7 @@ async def test_killed_in_flight_and_back_again(fake: FakeGrid, grid: Grid) -> No
     m = grid.map("m")
     fake.gate.clear()
     put = asyncio.ensure_future(m.put("a", 1))
-    while not fake.requests:
-        await asyncio.sleep(0)
+    await until(lambda: fake.requests)
     fake.kill(0)
     await asyncio.sleep(0.02)
     fake.gate.set()
@@ -210,8 +209,7 @@ async def test_cancelled_puts_do_not_hurt_the_others(fake: FakeGrid, grid: Grid)
     m = grid.map("m")
     fake.gate.clear()
     puts = [asyncio.ensure_future(m.put(index, index)) for index in range(40)]
-    while not fake.requests:
-        await asyncio.sleep(0)
+    await until(lambda: fake.requests)
     later = [asyncio.ensure_future(m.put(100 + index, index)) for index in range(40)]
     await asyncio.sleep(0)
     for index in range(0, 40, 2):
@@ -311,8 +309,7 @@ async def test_closing_finishes_what_is_in_flight(fake: FakeGrid) -> None:
     async with connect("node0:1", transport=fake.transport()) as grid:
         fake.gate.clear()
         put = asyncio.ensure_future(grid.map("m").put("a", 1))
-        while not fake.requests:
-            await asyncio.sleep(0)
+        await until(lambda: fake.requests)
         asyncio.get_running_loop().call_later(0.02, fake.gate.set)
     assert (await put).version == 1
     with pytest.raises(CallerError, match="closed"):
@@ -323,8 +320,7 @@ async def test_closing_gives_up_after_the_deadline(fake: FakeGrid) -> None:
     async with connect("node0:1", deadline=0.2, transport=fake.transport()) as grid:
         fake.swallow_answers = 1
         put = asyncio.ensure_future(grid.map("m").put("a", 1))
-        while not fake.requests:
-            await asyncio.sleep(0)
+        await until(lambda: fake.requests)
     with pytest.raises((DeadlineError, CallerError)):
         await put
 
