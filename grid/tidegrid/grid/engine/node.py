@@ -211,10 +211,12 @@ class Node:
         if isinstance(request, ScanRequest):
             table = self._open_partition(request.partition).tables.get(request.map)
             if table is not None:
-                request.scan(table)
+                request.scan(table, self.limits.answer_bytes_max)
         else:
             owners = entry.partitioner.many(request.keys)
-            request.run([self._open_partition(owner).tables.get(request.map) for owner in owners])
+            request.run(
+                [self._open_partition(owner).tables.get(request.map) for owner in owners], self.limits.answer_bytes_max
+            )
         self._effects.append(Answered((request,)))
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.errors import GridError, TooLargeError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.store.table import Table
 
@@ -46,14 +46,17 @@ class ReadRequest:
             self.epochs.append(stamp[0])
             self.times_ms.append(stamp[2])
 
-    def run(self, tables: Sequence[Table | None]) -> None:
-        """Answers every key from its table, latest or as of `as_of`."""
+    def run(self, tables: Sequence[Table | None], bytes_max: int) -> None:
+        """Answers every key from its table, latest or as of `as_of`. Raises TooLargeError: ask for fewer keys."""
         epoch = self.as_of
         for key, table in zip(self.keys, tables, strict=True):
             if table is None:
                 self.answer(None)
             else:
                 self.answer(table.as_of(key, epoch) if epoch else table.latest(key))
+        size = sum(map(len, self.values))
+        if size > bytes_max:
+            raise TooLargeError.of("answer", size, bytes_max)
 
 
 class ScanRequest(ReadRequest):
@@ -81,11 +84,19 @@ class ScanRequest(ReadRequest):
         self.reverse = reverse
         self.more = False
 
-    def scan(self, table: Table) -> None:
+    def scan(self, table: Table, bytes_max: int) -> None:
+        """At least one row, if there is one; `more` when rows or bytes have reached their bound."""
         rows, self.more = table.scan(self.begin, self.end, self.as_of or None, self.rows_max, self.reverse)
-        self.keys = [key for key, _ in rows]
-        for _, version in rows:
+        keys: list[bytes] = []
+        size = 0
+        for key, version in rows:
+            size += len(key) + len(version[0] or b"")
+            if keys and size > bytes_max:
+                self.more = True
+                break
+            keys.append(key)
             self.answer(version)
+        self.keys = keys
 
 
 class CloseRequest:

@@ -23,5 +23,6 @@ class Limits:
     session_epochs: int = 1 << 15  # a session's life; a client renews at half of it
     named_sessions_max: int = 1_000  # sessions that outlive their client (`load`), per partition
     scan_rows_max: int = 10_000  # of one answer; a longer scan goes on where it ended
+    answer_bytes_max: int = 3 * 1024 * 1024  # of one answer to reads; a scan goes on, a read of many keys is split
     subscriptions_max: int = 1_000  # per node
     maps_max: int = 1_000

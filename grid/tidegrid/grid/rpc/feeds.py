@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.feeding import Feed, Live, Snapshot, Step
 from tidegrid.v1 import grid_pb2
 
+_log = logging.getLogger(__name__)
 SHARED_BYTES_MAX = 32 * 1024 * 1024
 _BYTES_PER_MESSAGE = 1024 * 1024
 
@@ -47,23 +49,38 @@ class Feeds:
                 for message in self._messages(part):
                     yield message
         except GridError as error:
-            yield grid_pb2.FeedMessage(carry=self._carry(), error=error_message(error)).SerializeToString()
+            yield self._failure(error)
+        except Exception as error:
+            _log.exception("a feed of map %r ends by a defect", request.map)
+            yield self._failure(GridError(f"the node met a defect of its own ({error!r}); its log has the traceback"))
         finally:
             self.open.discard(feed)
 
     def _messages(self, part: Snapshot | Live | Step) -> list[bytes]:
         if isinstance(part, Step):
             return self._step(part)
-        message = grid_pb2.FeedMessage(carry=self._carry(), live=isinstance(part, Live))
         if isinstance(part, Snapshot):
-            chunk = message.snapshot.add(partition=part.partition)
-            for key, (value, version, stamp) in part.rows:
-                chunk.keys.append(key)
-                chunk.values.append(value or b"")
-                chunk.versions.append(version)
-                chunk.epochs.append(stamp[0])
-                chunk.times_ms.append(stamp[2])
-        return [message.SerializeToString()]
+            return self._snapshot(part)
+        return [grid_pb2.FeedMessage(carry=self._carry(), live=True).SerializeToString()]
+
+    def _snapshot(self, part: Snapshot) -> list[bytes]:
+        messages: list[bytes] = []
+        message = grid_pb2.FeedMessage(carry=self._carry())
+        chunk, size = message.snapshot.add(partition=part.partition), 0
+        for key, (value, version, stamp) in part.rows:
+            weight = len(key) + len(value or b"")
+            if size and size + weight > _BYTES_PER_MESSAGE:
+                messages.append(message.SerializeToString())
+                message = grid_pb2.FeedMessage(carry=self._carry())
+                chunk, size = message.snapshot.add(partition=part.partition), 0
+            size += weight
+            chunk.keys.append(key)
+            chunk.values.append(value or b"")
+            chunk.versions.append(version)
+            chunk.epochs.append(stamp[0])
+            chunk.times_ms.append(stamp[2])
+        messages.append(message.SerializeToString())
+        return messages
 
     def _step(self, step: Step) -> list[bytes]:
         if step.shared is None:
@@ -85,7 +102,7 @@ class Feeds:
         for entry in step.entries:
             if size and size + len(entry.section) > _BYTES_PER_MESSAGE:
                 messages.append(message.SerializeToString())
-                message, size = grid_pb2.FeedMessage(), 0
+                message, size = grid_pb2.FeedMessage(carry=self._carry()), 0
             message.entries.add(
                 partition=entry.partition, position=entry.position, effective=entry.effective,
                 time_ms=entry.time_ms, section=entry.section,
@@ -94,6 +111,9 @@ class Feeds:
         message.mark = step.mark
         messages.append(message.SerializeToString())
         return messages
+
+    def _failure(self, error: GridError) -> bytes:
+        return grid_pb2.FeedMessage(carry=self._carry(), error=error_message(error)).SerializeToString()
 
     def _carry(self) -> grid_pb2.Carry:
         node = self._driver.node
