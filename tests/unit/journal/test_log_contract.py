@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,8 @@ def local(directory: Path, **options: int) -> Reopen:
 LOGS: dict[str, Callable[[Path], Reopen]] = {
     "memory": lambda directory: memory(directory, 1),
     "memory-other-gaps": lambda directory: memory(directory, 99),
-    "local": local,
-    "local-thread-only": lambda directory: local(directory, inline_sync_bytes_max=0),
+    "local": lambda directory: local(directory, segment_bytes=1 << 22),
+    "local-thread-only": lambda directory: local(directory, segment_bytes=1 << 22, inline_sync_bytes_max=0),
     "local-small-segments": lambda directory: local(
         directory, segment_bytes=8192, index_cache_bytes_max=1, open_segments_max=1
     ),
@@ -80,7 +81,7 @@ async def read_all(
 ) -> list[tuple[Position, int, bytes]]:
     found: list[tuple[Position, int, bytes]] = []
     while records := await log.read(name, after, bytes_max):
-        assert all(one.position < other.position for one, other in zip(records, records[1:], strict=False))
+        assert all(one.position < other.position for one, other in pairwise(records))
         assert records[0].position > after
         after = records[-1].position
         found += [(record.position, record.epoch, record.payload) for record in records]
@@ -132,7 +133,7 @@ async def test_an_append_over_several_logs_is_all_or_nothing(log: Log) -> None:
 
 async def test_positions_are_not_dense(log: Log) -> None:
     positions = await fill(log, A, range(1, 30))
-    assert any(after - before > 1 for before, after in zip(positions, positions[1:], strict=False))
+    assert any(after - before > 1 for before, after in pairwise(positions))
 
 
 async def test_empty_payloads_and_all_bytes_are_kept(log: Log) -> None:

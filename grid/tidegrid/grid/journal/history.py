@@ -50,15 +50,15 @@ class History:
         if index is not None:
             self._keep_index(index)
 
-    def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
-        """Raises CorruptionError."""
+    def read(self, log: LogId, after: Position, bytes_max: int) -> tuple[list[LogRecord], bool]:
+        """Also says whether that was all there is in sealed segments. Raises CorruptionError."""
         records: list[LogRecord] = []
         left, first_segment = bytes_max, 0
         while left > 0 or not records:
             begin = after
             at = self._first_segment(lambda index: index.tail(log).position > begin, first_segment)  # noqa: B023
             if at is None:
-                break
+                return records, True
             column = self.index_of(at).columns[log]
             first, stop = column.span(after, left)
             base = self.bases[at]
@@ -68,7 +68,7 @@ class History:
             if stop < len(column.positions):
                 break
             after, first_segment = found[-1].position, at + 1
-        return records
+        return records, False
 
     def position_before(self, log: LogId, epoch: Epoch) -> Position:
         """Among sealed segments."""

@@ -195,11 +195,12 @@ class LocalLog:
         column = active.index.columns.get(log)
         records: list[LogRecord] = []
         if self._history.bases and (column is None or after < column.positions[0]):
-            records = await self._loop.run_in_executor(self._reader, self._history.read, log, after, bytes_max)
+            sealed = self._loop.run_in_executor(self._reader, self._history.read, log, after, bytes_max)
+            records, complete = await sealed
             bytes_max -= sum(len(record.payload) + RECORD_HEADER_BYTES for record in records)
             if active is not self._active and not records:
                 return await self.read(log, after, bytes_max)
-            if active is not self._active or bytes_max <= 0:
+            if active is not self._active or bytes_max <= 0 or not complete:
                 return records
             after = records[-1].position if records else after
         if column is None:

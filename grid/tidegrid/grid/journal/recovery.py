@@ -23,7 +23,7 @@ from tidegrid.grid.journal.files import FULL_ERRORS, File, Files
 from tidegrid.grid.journal.history import History
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.segments import Segment, corruption, create_segment, offset_of, read_header
-from tidegrid.grid.journal.writer import SegmentWriter, log_failed, seal, storage_full
+from tidegrid.grid.journal.writer import SegmentWriter, log_failed, storage_full
 from tidegrid.grid.log.batch import Flaw, salt_of
 from tidegrid.grid.log.index import SegmentIndex
 from tidegrid.grid.log.scan import find_batches, scan, written_spans
@@ -53,11 +53,11 @@ class Recovered(NamedTuple):
 
 
 class ActiveScan(NamedTuple):
-    """The active segment as found. `synced`: proven durable; [index.end, limit) is to be zeros."""
+    """The active segment as found. `synced`: proven durable; `torn`: spans past the end to be zeros."""
 
     segment: Segment
     synced: int
-    flaw: Flaw | None
+    torn: list[tuple[int, int]]
 
 
 def recover(files: Files, options: LocalLogOptions) -> Recovered:
@@ -75,11 +75,15 @@ def recover(files: Files, options: LocalLogOptions) -> Recovered:
             salt = salt_of(header.identity)
             history = History(files, options, header.identity, salt)
             opened.callback(history.close)
-            add_sealed(files, history, bases)
+            spare = add_sealed(files, history, bases)
             proven = checkpoints.positions(files, salt)
+            for at in spare:
+                history.verify(at)
             _verify_history(history, proven)
             found = scan_active(files, active_file, header, history, max(proven.values(), default=BEFORE_FIRST))
-            _repair(files, options, names, history, found, salt)
+            _repair(files, options, names, history, found)
+            for at in spare:
+                _trim(files, history, at)
         except OSError as error:
             raise log_failed(files.path(""), error) from error
         opened.pop_all()
@@ -127,24 +131,26 @@ def checked_header(files: Files, file: File, base: int) -> SegmentHeader:
     return header
 
 
-def add_sealed(files: Files, history: History, bases: list[int]) -> None:
-    """All but the last segment, each checked to end where the next begins. Raises CorruptionError."""
-    for base, end in pairwise(bases):
+def add_sealed(files: Files, history: History, bases: list[int]) -> list[int]:
+    """All but the last segment, each checked to end where the next begins. Raises CorruptionError.
+
+    Returns the numbers of those that a crash left with spare space: only their bytes can tell where they end.
+    """
+    spare: list[int] = []
+    for at, (base, end) in enumerate(pairwise(bases)):
         file = files.open(segment_name(base))
         try:
-            size = file.size()
-            last = end == bases[-1]  # its spare space may not be given back yet
-            limit = base + read_header(files, file, base).capacity if last and size != offset_of(base, end) else end
-            if size != offset_of(base, end) and not (last and end <= limit and size >= offset_of(base, end)):
-                raise corruption(
-                    files,
-                    segment_name(base),
-                    size,
-                    f"the next segment begins at {segment_name(end)}, which is not its end",
-                )
+            size, used = file.size(), offset_of(base, end)
+            limit = used if size == used else offset_of(base, base + read_header(files, file, base).capacity)
         finally:
             file.close()
+        if not used <= size <= limit:
+            reason = f"it does not end at position {end}, where {segment_name(end)} begins; is a file missing?"
+            raise corruption(files, segment_name(base), min(size, used), reason)
+        if size > used:
+            spare.append(at)
         history.add(base, end)
+    return spare
 
 
 def _verify_history(history: History, proven: dict[LogId, Position]) -> None:
@@ -176,23 +182,22 @@ def scan_active(files: Files, file: File, header: SegmentHeader, history: Histor
         segment.index.add(item.rows, item.end)
         synced = max(synced, item.synced)
     end = segment.index.end
-    if flaw is not None:
-        for _, said in find_batches(segment.read, end, segment.limit, salt):
+    spans = list(written_spans(segment.read, end, segment.limit)) if flaw is not None else []
+    if spans:
+        for _, said in find_batches(segment.read, end, spans[-1][1], salt):
             synced = max(synced, said)
     if synced > end:
         flaw = flaw or Flaw(end, "the log ends")
         reason = f"{flaw.reason}, yet everything before position {synced} was durable"
         raise corruption(files, segment.name, offset_of(base, flaw.position), reason)
-    return ActiveScan(segment, synced, flaw)
+    return ActiveScan(segment, synced, spans)
 
 
-def _repair(
-    files: Files, options: LocalLogOptions, names: list[str], history: History, found: ActiveScan, salt: int
-) -> None:
+def _repair(files: Files, options: LocalLogOptions, names: list[str], history: History, found: ActiveScan) -> None:
     segment = found.segment
     end = segment.index.end
     cut = 0
-    for begin, stop in written_spans(segment.read, end, segment.limit):
+    for begin, stop in found.torn:
         segment.file.pwritev([bytes(stop - begin)], offset_of(segment.base, begin))
         cut += stop - begin
     if cut:
@@ -211,19 +216,16 @@ def _repair(
             with contextlib.suppress(OSError):
                 files.remove(name)
     history.write_indexes()
-    _finish_sealing(files, history, salt)
+    for at in range(max(0, len(history.bases) - 1), len(history.bases)):
+        if index_name(history.bases[at]) not in names:  # a crash came between the birth of a segment and this
+            history.rebuild(at, history.tails_before(at))
 
 
-def _finish_sealing(files: Files, history: History, salt: int) -> None:
-    """A crash between the birth of a segment and the sealing of the one before it."""
-    if not history.bases:
-        return
-    at = len(history.bases) - 1
-    base = history.bases[at]
+def _trim(files: Files, history: History, at: int) -> None:
+    """Gives back the space that a sealed segment does not use."""
     index = history.index_of(at)
-    file = files.open(segment_name(base), write=True)
+    file = files.open(segment_name(index.base), write=True)
     try:
-        if file.size() != offset_of(base, index.end) or index_name(base) not in files.list():
-            seal(files, Segment(file, base, index.end, index), salt)
+        file.truncate(offset_of(index.base, index.end))
     finally:
         file.close()

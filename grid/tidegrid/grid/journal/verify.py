@@ -54,7 +54,7 @@ class VerifyReport:
     records: int = 0
     bytes_read: int = 0
     logs: dict[LogId, LogCount] = field(default_factory=dict)
-    indexes_missing: int = 0  # not a problem: rebuilt when needed
+    indexes_unusable: int = 0  # missing or damaged; not a problem: rebuilt when needed
     checkpoints: int = 0
     torn_bytes: int = 0  # not a problem: of a write that was never acknowledged; the next start cuts it
     problems: list[Problem] = field(default_factory=list)
@@ -197,12 +197,11 @@ class _Verification:
 
     def _index(self, index: SegmentIndex) -> None:
         name = index_name(index.base)
-        if name not in self._names:
-            self._report.indexes_missing += 1
-            return
         assert self._identity is not None
         found = load_index(self._files, index.base, index.end, salt_of(self._identity))
-        if found is None or not found.same_as(index):
+        if found is None:
+            self._report.indexes_unusable += 1
+        elif not found.same_as(index):
             self._problem(name, 0, "the index does not fit its segment; remove it, it will be built again")
 
     def _checkpoints(self) -> None:

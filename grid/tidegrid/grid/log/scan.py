@@ -21,6 +21,7 @@ Read = Callable[[int, int], bytes]
 """(position, length) -> bytes"""
 
 WINDOW_BYTES = 1 << 20
+_ZEROS = bytes(1 << 16)
 
 
 class WholeBatch(NamedTuple):
@@ -76,14 +77,14 @@ def find_batches(read: Read, start: int, limit: int, salt: int) -> Iterator[tupl
         cursor += len(window) - overlap  # a header across the boundary is seen again, whole
 
 
-def written_spans(read: Read, start: int, limit: int, step: int = 1 << 16) -> Iterator[tuple[int, int]]:
-    """The pieces [from, to) of [start, limit) that hold anything but zeros, in pieces of at most `step` bytes."""
-    cursor = start
+def written_spans(read: Read, start: int, limit: int) -> Iterator[tuple[int, int]]:
+    """The pieces [from, to) of [start, limit) that hold anything but zeros, each at most 64 KiB long."""
+    step, cursor = len(_ZEROS), start
     while cursor < limit:
         window = read(cursor, min(step, limit - cursor))
         if not window:
             return
-        if window.count(0) != len(window):
+        if window != _ZEROS and window.count(0) != len(window):  # comparing is much faster than counting
             yield cursor, cursor + len(window)
         cursor += len(window)
 

@@ -63,7 +63,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
 
 def decode_segment_header(data: bytes) -> SegmentHeader:
     """Raises FormatError: with field `version` when another build wrote it, without when the bytes are damaged."""
-    if len(data) < _HEADER.size + _CHECKSUM.size:
+    if len(data) < SEGMENT_HEADER_BYTES:
         raise FormatError("the segment header is cut short")
     magic, version, size, base, capacity, identity = _HEADER.unpack_from(data)
     if magic != SEGMENT_MAGIC:
@@ -74,7 +74,10 @@ def decode_segment_header(data: bytes) -> SegmentHeader:
             "open it with the version that wrote it",
             version=version,
         )
-    if size != SEGMENT_HEADER_BYTES or _CHECKSUM.unpack_from(data, _HEADER.size)[0] != crc32(data[: _HEADER.size]):
+    checksum = _CHECKSUM.pack(crc32(data[: _HEADER.size]))
+    if size != SEGMENT_HEADER_BYTES or data[_HEADER.size :] != checksum.ljust(
+        SEGMENT_HEADER_BYTES - _HEADER.size, b"\0"
+    ):
         raise FormatError("the checksum of the segment header does not fit")
     return SegmentHeader(base, capacity, identity)
 
