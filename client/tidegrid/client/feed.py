@@ -80,7 +80,7 @@ class Feed:
     @property
     def mark(self) -> Epoch:
         """Everything at or below this epoch has been handed out."""
-        return Epoch(self._merge.handed)
+        return Epoch(self._merge.handed) if self._announced else Epoch(0)
 
     @property
     def live(self) -> bool:

@@ -36,19 +36,19 @@ def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
     """State as of the partition's tail now. Between chunks the partition may go on."""
     position = partition.tail
     opened = [[at, term] for at, term in partition.opened]
-    yield _encode(
-        [
-            "head",
-            FORMAT,
-            partition.id,
-            partition.term,
-            position,
-            partition.last_stamp,
-            partition.references_changed,
-            opened,
-        ]
-    )
+    head = [
+        "head",
+        FORMAT,
+        partition.id,
+        partition.term,
+        position,
+        partition.last_stamp,
+        partition.references_changed,
+        opened,
+    ]
+    # Taken before the first chunk is out: request memory has no positions by which to leave out what comes later.
     sessions = [[session, lowest, highest, runs] for session, lowest, highest, runs in partition.memory.rows()]
+    yield _encode(head)
     while sessions:
         part, sessions = sessions[:500], sessions[500:]
         yield _encode(["sessions", part])

@@ -138,6 +138,7 @@ class RequestMemory:
         self._limits = limits
         self._session_epochs = session_epochs
         self._sessions: dict[bytes, Session] = {}
+        self._expired_at = _NO_EPOCH
         self._named: dict[bytes, None] = {}  # in order of last use
 
     def __len__(self) -> int:
@@ -157,7 +158,7 @@ class RequestMemory:
         if known is None:
             if kind == CLIENT_SESSION and session_created(session) > epoch:
                 raise InvalidValueError("the session claims an epoch that this grid has not reached")
-            known = self._make(session, kind)
+            known = self._make(session, kind, epoch)
         elif kind == NAMED_SESSION:
             self._named.pop(session, None)
             self._named[session] = None
@@ -165,7 +166,7 @@ class RequestMemory:
             known.let_go(lowest_unanswered)
         return known
 
-    def _make(self, session: bytes, kind: int) -> Session:
+    def _make(self, session: bytes, kind: int, epoch: Epoch) -> Session:
         if kind == NAMED_SESSION:
             if len(self._named) >= self._limits.named_sessions_max:
                 for oldest in self._named:
@@ -175,7 +176,7 @@ class RequestMemory:
                 else:
                     raise BusyError.of("the memory for named sessions", self._limits.named_sessions_max)
             self._named[session] = None
-        elif len(self._sessions) - len(self._named) >= self._limits.sessions_max:
+        elif len(self._sessions) - len(self._named) >= self._limits.sessions_max and not self._expire_once(epoch):
             raise BusyError.of("the memory for sessions", self._limits.sessions_max)
         made = self._sessions[session] = Session()
         return made
@@ -196,6 +197,13 @@ class RequestMemory:
         known.accept(first, versions, epoch)
         if session[0] == NAMED_SESSION:
             known.forget_details()
+
+    def _expire_once(self, epoch: Epoch) -> int:
+        """Looks for ended sessions at most once an epoch: a flood of new ones must not make each look at all."""
+        if epoch <= self._expired_at:
+            return 0
+        self._expired_at = epoch
+        return self.expire(epoch)
 
     def expire(self, epoch: Epoch) -> int:
         """Lets go of the sessions that have ended; those with something in flight wait. Returns how many."""
