@@ -171,7 +171,7 @@ def test_the_write_itself_is_seen_and_previous_is_what_was_before():
 
 
 def test_events_have_no_previous_value():
-    bench = Bench()
+    bench = Bench(events={("g", 1): "never stored"})
     assert bench.ask(
         lambda write, grid: (write.op, write.value, write.previous), op=EVENT, map_name="events", value=3
     ) == ("event", 3, None)

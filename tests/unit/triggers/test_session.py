@@ -335,7 +335,7 @@ def test_chains_run_depth_first_and_see_what_came_before():
 def test_a_chained_delete_and_event():
     source = (
         "@trigger(on='raw', emits=('typed', 'late'))\ndef first(write):\n"
-        "    yield Delete('typed', write.key)\n    yield Event('late', write.key, 1)\n"
+        "    yield Delete('typed', write.key)\n    yield Event('late', write.key, 0)\n    yield Event('late', write.key, 1)\n"
         "table('seen', like='raw')\n"
         "@trigger(on=('typed', 'late'), emits='seen')\ndef second(write):\n"
         "    yield Put('seen', write.key, [write.map, write.op, write.value, write.previous])\n"
@@ -343,6 +343,7 @@ def test_a_chained_delete_and_event():
     found = Bench(source, rows(typed={KEY: 4})).put(1)
     assert [decode_value(value) for _, name, _, value in found if name == "seen"] == [
         ["typed", "delete", None, 4],
+        ["late", "event", 0, None],
         ["late", "event", 1, None],
     ]
 

@@ -70,12 +70,8 @@ class BoundTrigger:
 
 
 def same_partition(one: MapSpec, other: MapSpec) -> bool:
-    """Whether equal keys of the two maps are in one partition, whatever the key. All elements may be written as 0."""
-    return _affinity(one) == _affinity(other)
-
-
-def _affinity(spec: MapSpec) -> int:
-    return 0 if spec.key and spec.affinity == len(spec.key) else spec.affinity
+    """Whether equal keys of the two maps are in one partition, whatever the key."""
+    return one.affinity == other.affinity
 
 
 def _types(spec: MapSpec) -> tuple[str, ...]:

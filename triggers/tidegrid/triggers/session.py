@@ -117,7 +117,6 @@ class Session:
                         before = context._index().get((target.name, encoded), UNSET)
                         outputs.append((out_op, target.name, encoded, body))
                         self._chain(target.map, out_op, encoded, body, before, depth, outputs)
-                        context._write = write
                     else:
                         outputs.append((out_op, target.name, encoded, body))
             except KeyboardInterrupt:

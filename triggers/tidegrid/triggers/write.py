@@ -71,9 +71,9 @@ class Write(msgspec.Struct, gc=False, eq=False):
         """The value before this write; None when there was none, and for an event."""
         previous = self._previous
         if previous is UNSET:
-            raw = self._previous_bytes
+            raw = self._previous_bytes if self.op != "event" else None
             if raw is UNSET:
-                raw = self._frame.stored(self.map, self._key_bytes) if self.op != "event" else None
+                raw = self._frame.stored(self.map, self._key_bytes)
             previous = self._previous = decode_value(raw) if raw is not None else None
         return previous
 
