@@ -55,7 +55,12 @@ def child(
             raise ConfigurationError(f"cannot start {command[0]}: {error}") from error
         try:
             _wait(name, process, ready, said)
-            yield process
+            try:
+                yield process
+            except Exception as error:
+                if process.poll() is not None:  # the likelier cause, and nobody else would tell
+                    raise _ended(name, process, said) from error
+                raise
         finally:
             stop(process)
 
@@ -74,8 +79,12 @@ def _wait(name: str, process: subprocess.Popen[bytes], ready: Callable[[], bool]
     until = time.monotonic() + READY_SECONDS_MAX
     while not ready():
         if process.poll() is not None:
-            last = "\n".join(said.read_text(errors="replace").splitlines()[-15:])
-            raise UnavailableError(f"{name} ended before it was ready (exit {process.returncode}):\n{last}")
+            raise _ended(name, process, said)
         if time.monotonic() > until:
             raise UnavailableError(f"{name} was not ready within {READY_SECONDS_MAX:.0f} s; see {said}")
         time.sleep(0.02)
+
+
+def _ended(name: str, process: subprocess.Popen[bytes], said: Path) -> UnavailableError:
+    last = "\n".join(said.read_text(errors="replace").splitlines()[-15:])
+    return UnavailableError(f"{name} ended on its own (exit {process.returncode}), and last said:\n{last}")

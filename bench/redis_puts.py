@@ -1,90 +1,78 @@
-"""Yardstick: durable SETs through redis.asyncio with hiredis, AOF always: 256 at a time, and one at a time.
+"""Yardstick: durable SETs through redis.asyncio with hiredis, AOF always.
 
 redis.asyncio sends one command per connection at a time, so concurrent callers share a pool. The pool sizes tried are
-those that users would try, and the best counts. uvloop runs both sides of the comparison.
+those that users would try, and the best counts.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import time
+import contextlib
+import statistics
+from collections.abc import AsyncIterator
 
 import msgpack
 import redis.asyncio
 import uvloop
 
-from bench.flights_rows import flight_rows, key_of
+from bench.callers import CONCURRENT, Put, concurrent_rate, endless_rows, latencies
 from bench.redis_server import RedisServer, redis_server
 from bench.report import Progress
+from examples.flights.data import Row
 
-CONCURRENT = 256
 POOLS = (32, 64, 256)
 SECONDS = 5.0
 WARM_UP_SECONDS = 1.0
 
 
-def concurrent_rate(progress: Progress, seconds: float = SECONDS) -> float:
-    """SETs per second of 256 callers; the best pool."""
-    with redis_server() as server:
-        rates = []
-        for pool in POOLS:
-            progress(f"redis: {CONCURRENT} callers, {pool} connections, {seconds:.0f} s")
-            rates.append(uvloop.run(_concurrent(server, pool, seconds)))
-        return max(rates)
+@contextlib.asynccontextmanager
+async def redis_put(server: RedisServer, connections: int) -> AsyncIterator[Put]:
+    """A put through a pool of so many connections."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(server.url, max_connections=connections, timeout=None)
+    client = redis.asyncio.Redis(connection_pool=pool)
 
-
-def single_latencies(progress: Progress, seconds: float = SECONDS) -> list[float]:
-    """Seconds of each SET of one caller, in order."""
-    with redis_server() as server:
-        progress(f"redis: one SET at a time, {seconds:.0f} s")
-        return uvloop.run(_single(server, seconds))
-
-
-def _values() -> list[tuple[str, bytes]]:
-    return [(":".join(map(str, key_of(row))), msgpack.packb(row)) for row in flight_rows(20_000)]
-
-
-async def _concurrent(server: RedisServer, pool: int, seconds: float) -> float:
-    connections = redis.asyncio.BlockingConnectionPool.from_url(server.url, max_connections=pool, timeout=None)
-    client = redis.asyncio.Redis(connection_pool=connections)
-    values = itertools.cycle(_values())
-    done = 0
-    until = 0.0
-
-    async def caller() -> None:
-        nonlocal done
-        while time.perf_counter() < until:
-            key, value = next(values)
-            await client.set(key, value)
-            done += 1
+    async def put(key: tuple[str | int, ...], row: Row) -> None:
+        await client.set(":".join(map(str, key)), msgpack.packb(row))
 
     try:
-        until = time.perf_counter() + WARM_UP_SECONDS
-        await asyncio.gather(*[caller() for _ in range(CONCURRENT)])
-        done = 0
-        started = time.perf_counter()
-        until = started + seconds
-        await asyncio.gather(*[caller() for _ in range(CONCURRENT)])
-        return done / (time.perf_counter() - started)
+        yield put
     finally:
         await client.aclose()
-        await connections.aclose()
+        await pool.aclose()
 
 
-async def _single(server: RedisServer, seconds: float) -> list[float]:
-    client = redis.asyncio.Redis.from_url(server.url)
-    values = itertools.cycle(_values())
-    took: list[float] = []
-    try:
-        until = time.perf_counter() + WARM_UP_SECONDS
-        while time.perf_counter() < until:
-            await client.set(*next(values))
-        until = time.perf_counter() + seconds
-        while (started := time.perf_counter()) < until:
-            key, value = next(values)
-            await client.set(key, value)
-            took.append(time.perf_counter() - started)
-    finally:
-        await client.aclose()
-    return took
+async def best_pool(server: RedisServer, progress: Progress) -> int:
+    """The pool size that does most on this machine just now; found in short windows, which also warm up."""
+    rates = {}
+    rows = endless_rows()
+    for pool in POOLS:
+        progress(f"redis: {CONCURRENT} callers, {pool} connections")
+        async with redis_put(server, pool) as put:
+            await concurrent_rate(put, rows, WARM_UP_SECONDS / 2)
+            rates[pool] = await concurrent_rate(put, rows, WARM_UP_SECONDS)
+    return max(rates, key=lambda pool: rates[pool])
+
+
+def concurrent(progress: Progress) -> float:
+    """SETs per second of 256 callers."""
+
+    async def measure(server: RedisServer) -> float:
+        async with redis_put(server, await best_pool(server, progress)) as put:
+            progress(f"redis: {CONCURRENT} callers, {SECONDS:.0f} s")
+            return await concurrent_rate(put, endless_rows(), SECONDS)
+
+    with redis_server() as server:
+        return uvloop.run(measure(server))
+
+
+def single_p50(progress: Progress) -> float:
+    """Seconds of the median SET of one caller."""
+
+    async def measure(server: RedisServer) -> float:
+        rows = endless_rows()
+        async with redis_put(server, 1) as put:
+            await latencies(put, rows, WARM_UP_SECONDS)
+            progress(f"redis: one SET at a time, {SECONDS:.0f} s")
+            return statistics.median(await latencies(put, rows, SECONDS))
+
+    with redis_server() as server:
+        return uvloop.run(measure(server))

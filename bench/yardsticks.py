@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-
 from bench import jetstream, redis_puts, redis_worker, tight_loop
 from bench.report import Figure, Progress
 
@@ -13,11 +11,9 @@ def run(progress: Progress) -> list[Figure]:
     for shape in redis_worker.Shape:
         name = f"Redis (AOF always) + Streams + worker into SQLite, {shape.value}"
         figures.append(_own(name, redis_worker.rate(shape, progress), "events/s"))
-    figures.append(
-        _own("redis.asyncio, 256 concurrent SETs, AOF always", redis_puts.concurrent_rate(progress), "ops/s")
-    )
-    p50 = statistics.median(redis_puts.single_latencies(progress)) * 1e6
-    figures.append(_own("redis.asyncio, one SET at a time, AOF always, p50", p50, "us"))
+    concurrent, p50 = redis_puts.concurrent(progress), redis_puts.single_p50(progress)
+    figures.append(_own("redis.asyncio, 256 concurrent SETs, AOF always", concurrent, "ops/s"))
+    figures.append(_own("redis.asyncio, one SET at a time, AOF always, p50", p50 * 1e6, "us"))
     figures.append(_own("one nats-py subscriber on JetStream", jetstream.delivery_rate(progress), "events/s"))
     return figures
 
