@@ -182,6 +182,7 @@ def test_a_deployment_may_turn_a_map_derived() -> None:
     state = folded(declare(spec), close(4))
     assert state.conflict(derived) is not None
     assert state.conflict(derived, deploy=True) is None
+    assert state.conflict(replace(derived, affinity=1), deploy=True) is not None
     state.apply(Position(50), deploy("d", derived))
     assert state.maps_at(Epoch(K))["m"] == spec
     assert state.maps_at(Epoch(K + 4))["m"] == derived
@@ -206,6 +207,10 @@ def test_a_view_names_members_owners_and_who_changed() -> None:
     assert state.changed_since(Position(49)) == {1, 2, 3}
     assert state.changed_since(Position(60)) == frozenset()
     assert state.term(PartitionId(2)) == 4, "terms outlive the view that gave them"
+    state.apply(Position(70), view({1: 12, 2: 22}, {1: (2, 22, 2), 2: (2, 22, 3)}))
+    assert state.term(PartitionId(2)) == 4, "and never fall"
+    state.apply(Position(80), view({1: 13, 2: 22}, {1: (2, 22, 2), 2: (2, 22, 3)}))
+    assert state.changed_since(Position(70)) == {1}, "it owns nothing, and is another incarnation"
 
 
 def test_the_next_after_goes_round_and_skips_the_visited() -> None:

@@ -74,13 +74,25 @@ def test_the_token_rests_when_the_last_round_found_nobody_busy_and_a_wake_starts
     assert tokens(rig.take())
 
 
+def test_a_late_return_of_an_earlier_round_does_not_end_this_one() -> None:
+    rig = Rig(A)
+    rig.ring.start_round(1.0)
+    ((_, out),) = tokens(rig.take())
+    home = visit(visit(out, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False)
+    rig.arrive(1.005, home, C)
+    rig.ring.start_round(2.0)
+    rig.take()
+    rig.arrive(2.001, home, C)
+    assert rig.ring.place is TokenPlace.ELSEWHERE
+    assert rig.ring.deadline() == pytest.approx(2.0 + OPTIONS.hop_timeout)
+
+
 def test_a_wake_during_a_round_starts_another_one() -> None:
     rig = Rig(A)
     rig.ring.start_round(1.0)
     ((_, out),) = tokens(rig.take())
     rig.ring.wake(1.001, Epoch(0))
     rig.arrive(1.1, visit(visit(out, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False), C)
-    assert tokens(rig.take()) or rig.ring.place is TokenPlace.ELSEWHERE
     assert rig.ring.rounds == 2
 
 
@@ -242,6 +254,17 @@ def test_a_new_origin_begins_by_itself_and_its_wakers_try_it() -> None:
     rig.take()
     rig.applied(1.05, view({2: 20, 3: 30}, dict.fromkeys(range(4), (3, 30, 1))))
     assert wakes(rig.take()) == [(B, 0)]
+
+
+def test_what_a_new_origin_began_before_does_not_hold_it_up() -> None:
+    rig = Rig(B)
+    rig.ring.start_round(1.0)
+    rig.take()
+    rig.ring.token_received(1.0, TokenReceived(1, 1), C)
+    rig.stamp(1.01)
+    rig.take()
+    rig.applied(1.1, view({2: 20, 3: 30}, dict.fromkeys(range(4), (2, 20, 1))))
+    assert rig.ring.rounds == 2 and [to for to, _ in tokens(rig.take())] == [C]
 
 
 def test_a_round_that_a_view_made_incomplete_is_over_all_the_same() -> None:

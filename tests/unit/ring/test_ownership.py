@@ -42,6 +42,12 @@ def test_a_node_that_is_configured_no_more_is_dropped_and_its_term_is_remembered
     assert control.view.owners[PartitionId(2)] == Owner(NodeId(1), Incarnation(2), Term(8))
 
 
+def test_what_a_dropped_node_held_is_left_to_whom_it_is_assigned() -> None:
+    control = joined(folded(view({3: 3}, {1: (3, 3, 7)})), 1, 2, IDS[:2])
+    assert PartitionId(1) not in control.view.owners
+    assert joined(control, 2, 4, IDS[:2]).view.owners[PartitionId(1)] == Owner(NodeId(2), Incarnation(4), Term(8))
+
+
 def test_another_configuration_leaves_foreign_shares_to_those_who_hold_them() -> None:
     control = folded(view({1: 1, 2: 2}, {0: (2, 2, 5), 1: (2, 2, 1), 3: (2, 2, 6)}))
     joined(control, 1, 9, IDS[:2])

@@ -242,6 +242,22 @@ def test_c_who_completes_the_round_closes_at_the_applied_position() -> None:
     assert [to for to, _ in tokens(effects)] == [A], "and the token goes home"
 
 
+def test_c_a_token_carries_no_tail_that_is_closed_already() -> None:
+    rig = Rig(B)
+    rig.apply(close(1, 500, {1: 9, 3: 4}))
+    rig.local.durable = {PartitionId(1): Position(9), PartitionId(3): Position(5)}
+    assert tokens(rig.arrive(1.0, token(rig, A)))[0][1].tails == {3: 5}
+
+
+def test_c_of_two_rounds_that_wait_to_be_closed_the_higher_floor_counts() -> None:
+    rig = Rig(C)
+    (first,) = closes(rig.arrive(1.0, token(rig, A, B, intro=6)))
+    rig.ring.close_failed(1.0, first.expected, StorageFullError("full"))
+    rig.arrive(1.01, token(rig, A, B, round_=2, intro=7, floor=3))
+    rig.ring.time_passed(2.0)
+    assert closes(rig.take())[0].record.close.epoch == 5
+
+
 def test_c_the_time_of_a_close_never_goes_back() -> None:
     rig = Rig(C)
     rig.apply(close(1, 5000))

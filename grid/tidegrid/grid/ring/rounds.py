@@ -43,8 +43,6 @@ class Rounds:
         self.count += 1
 
     def returned(self, now: float, busy: bool) -> None:
-        if not self.out:
-            return
         self.out = False
         if busy or self._wanted_again:
             self._schedule(now)
