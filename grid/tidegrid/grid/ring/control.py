@@ -326,7 +326,8 @@ class ControlState:
             sorted(self._tails.items()),
             self._declarations.to_plain(),
         ]
-        packed: bytes = msgpack.packb(plain)
+        packed = msgpack.packb(plain)
+        assert isinstance(packed, bytes)
         return packed
 
     @classmethod
