@@ -56,6 +56,11 @@ class FeedSection:
             self._message = record_pb2.Section.FromString(self._raw)
         return self._message
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return len(self._raw) if self._message is None or self._raw else self._message.ByteSize()
+
     def __len__(self) -> int:
         return len(self.columns.keys)
 
@@ -149,6 +154,11 @@ class FeedBatch:
         self.snapshot = snapshot
         self.begins = begins
         self.live = live
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return sum(section.size for section in self.sections)
 
     @property
     def changes(self) -> Iterator[Change]:
