@@ -57,7 +57,7 @@ def held_back_by(driver: Driver) -> str:
     node = driver.node
     waiting = [partition for partition in node.partitions.values() if partition.lowest_in_flight is not None]
     if not waiting:
-        return ""
+        return node.ring.held_back_by()
     first = min(waiting, key=lambda partition: partition.lowest_in_flight or 0)
     frame = first.in_flight or first.next
     assert frame is not None
