@@ -13,7 +13,7 @@ table("flights", like="flights.raw")
 stream("delays")
 reference("planes", key=("tailnum",))
 
-TEXT = ("carrier", "tailnum", "origin", "dest", "time_hour")
+TEXT = {"carrier", "tailnum", "origin", "dest", "time_hour"}
 LATE_MINUTES = 60
 
 

@@ -150,11 +150,33 @@ def test_reference_maps_on_any_key_decoded_once_and_read_only():
 
 
 def test_reference_maps_as_of_the_frame():
-    """The cache goes by the bytes, so a newer value is a newer value."""
-    bench = Bench(planes={"N1": 1})
+    """Look-ups are kept as of one epoch; a frame of another asks anew, and one of before goes on as it was."""
+    bench = Bench(planes={"N1": 1}, pairs={(1, 2): 1})
+    older = bench.session
     assert bench.ask(lambda write, grid: grid.get("planes", "N1")) == 1
-    bench.state["planes", encode_key("N1")] = encode_value(2, Limits())
-    assert bench.ask(lambda write, grid: grid.get("planes", "N1")) == 2
+    assert bench.ask(lambda write, grid: grid.get("planes", "N2")) is None
+    for name in ("N1", "N2"):
+        bench.state["planes", encode_key(name)] = encode_value(2, Limits())
+    bench.frame = bench.frame._replace(ref_epoch=bench.frame.ref_epoch + 1)
+    bench.bind()
+    for name in ("N1", "N2"):
+        assert bench.ask(lambda write, grid, name=name: grid.get("planes", name)) == 2
+    bench.session = older
+    assert bench.ask(lambda write, grid: grid.get("planes", "N1")) == 1
+    assert bench.ask(lambda write, grid: grid.get("planes", "N2")) is None
+
+
+def test_keys_that_python_takes_for_equal_are_not():
+    bench = Bench(planes={"1": "text"})
+    bench.state["planes", encode_key(1)] = encode_value("int", Limits())
+    bench.state["planes", encode_key(True)] = encode_value("bool", Limits())
+    for _ in range(2):
+        assert [bench.ask(lambda write, grid, key=key: grid.get("planes", key)) for key in ("1", 1, True, 1.0)] == [
+            "text",
+            "int",
+            "bool",
+            None,
+        ]
 
 
 def test_values_of_tables_are_the_triggers_own():

@@ -74,6 +74,8 @@ def test_wrong_questions():
         test.delete("typed", "a")
     with pytest.raises(InvalidKeyError):
         test.put("raw", [1], 1)
+    with pytest.raises(InvalidKeyError, match=r"no key of map 'raw'; its keys are \(name:str\)"):
+        test.put("raw", 1, 1)
     with pytest.raises(InvalidValueError):
         test.put("raw", "a", object())
 

@@ -12,7 +12,7 @@ from typing import Final
 from tidegrid.grid.model.keys import key_pattern
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.triggers.deployment import TriggerSpec
-from tidegrid.triggers.key_reader import ReadKey
+from tidegrid.triggers.key_reader import key_reader
 
 PUT: Final = 1
 DELETE: Final = 2
@@ -24,17 +24,17 @@ Output = tuple[int, str, bytes, bytes | None]
 
 
 class BoundMap:
-    """`partition_of` takes an encoded key. `triggers` is filled once all maps are there."""
+    """`partition_of` and `read_key` take an encoded key. `triggers` is filled once all maps are there."""
 
     __slots__ = ("kind", "name", "partition_of", "read_key", "schema", "spec", "triggers")
 
-    def __init__(self, spec: MapSpec, partition_of: Callable[[bytes], int], read_key: ReadKey) -> None:
+    def __init__(self, spec: MapSpec, partition_of: Callable[[bytes], int]) -> None:
         self.name = spec.name
         self.kind = spec.kind
         self.schema = spec.schema
         self.spec = spec
         self.partition_of = partition_of
-        self.read_key = read_key
+        self.read_key = key_reader(spec.key)
         self.triggers: tuple[BoundTrigger, ...] = ()
 
 

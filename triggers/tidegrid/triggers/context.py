@@ -15,7 +15,7 @@ from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.maps import MapKind
 from tidegrid.grid.model.values import decode_value
 from tidegrid.triggers.bound import BoundMap, Output, same_partition
-from tidegrid.triggers.decoded import DecodedValues, EncodedNames
+from tidegrid.triggers.decoded import DecodedValues, LookedUp
 from tidegrid.triggers.seeded import SeededRandom
 from tidegrid.triggers.write import Write
 
@@ -55,8 +55,8 @@ class Context:
         "_frame",
         "_indexed",
         "_local",
+        "_looked_up",
         "_maps",
-        "_names",
         "_outputs",
         "_random",
         "_root",
@@ -77,16 +77,16 @@ class Context:
         frame: FrameContext,
         state: State,
         maps: Mapping[str, BoundMap],
+        looked_up: Mapping[str, LookedUp],
         decoded: DecodedValues,
-        names: EncodedNames,
     ) -> None:
         self.epoch = frame.epoch
         self.time_ms = frame.time_ms
         self._frame = frame
         self._state = state
         self._maps = maps
+        self._looked_up = looked_up
         self._decoded = decoded
-        self._names = names
         self._local: dict[tuple[str, bytes], bytes | None] = {}
         self._indexed = 0
         self._random: SeededRandom | None = None
@@ -99,12 +99,12 @@ class Context:
         change it. Raises UnknownMapError, WrongKindError (a stream has no state), InvalidKeyError, and
         TriggerModuleError for a key of another partition.
         """
+        looked_up = self._looked_up.get(map)
+        if looked_up is not None:
+            return looked_up[key] if type(key) is str and key in looked_up else self._look_up(looked_up, map, key)
         source = self._maps.get(map)
         if source is None:
             raise UnknownMapError.of(map, self._maps)
-        if source.kind is MapKind.REFERENCE:
-            raw = self._state.reference(map, self._names[key] if type(key) is str else encode_key(key))
-            return self._decoded[raw] if raw is not None else None
         if source.kind is MapKind.STREAM:
             raise WrongKindError(
                 f"map {map!r} is a stream and keeps no state to look up; keep what you need in a table",
@@ -137,6 +137,13 @@ class Context:
     def stored(self, map: str, key: bytes) -> bytes | None:
         """The value before this root write, as bytes."""
         return self._state.get(map, key)
+
+    def _look_up(self, looked_up: LookedUp, map: str, key: Any) -> Any:
+        raw = self._state.reference(map, encode_key(key))
+        value = self._decoded[raw] if raw is not None else None
+        if type(key) is str:
+            looked_up.keep(key, value)
+        return value
 
     def _latest(self, map: str, key: bytes) -> bytes | None:
         local = self._index()

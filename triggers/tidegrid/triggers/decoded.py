@@ -1,14 +1,14 @@
-"""Values of reference maps, decoded once: a few thousand rows are looked up hundreds of thousands of times.
+"""What triggers look up in reference maps, decoded once: a few thousand rows, hundreds of thousands of times.
 
-The cache is keyed by the encoded bytes (whose hash Python keeps with them), so it can never be stale, whatever epoch
-the bytes are of. It is bounded by count and by the size of what it takes in.
+Two caches, both bounded. `DecodedValues` goes by the encoded bytes, so it is right at any epoch. `LookedUp` answers
+for one map without asking the engine, by a key of one str, and only as of one epoch: frames of another epoch begin
+with an empty one. Reference maps change seldom, so that epoch should be the last one at which any of them did.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.values import decode_value
 from tidegrid.triggers.frozen import freeze
 
@@ -19,6 +19,8 @@ ENTRY_BYTES_MAX: Final = 4096
 class DecodedValues(dict[bytes, Any]):
     """Encoded value -> read-only value, filled by `__missing__`."""
 
+    __slots__ = ()
+
     def __missing__(self, encoded: bytes) -> Any:
         value = freeze(decode_value(encoded))
         if len(encoded) <= ENTRY_BYTES_MAX:
@@ -28,13 +30,12 @@ class DecodedValues(dict[bytes, Any]):
         return value
 
 
-class EncodedNames(dict[str, bytes]):
-    """Key of one str -> encoded key. Only for `type(key) is str`: 1, 1.0 and True are one key of a dict."""
+class LookedUp(dict[str, Any]):
+    """Key of one str -> read-only value, or None where there is none. 1, 1.0 and True are one key of a dict: no numbers."""
 
-    def __missing__(self, name: str) -> bytes:
-        encoded = encode_key(name)
-        if len(encoded) <= ENTRY_BYTES_MAX // 16:
-            if len(self) >= ENTRIES_MAX:
-                self.clear()
-            self[name] = encoded
-        return encoded
+    __slots__ = ()
+
+    def keep(self, name: str, value: Any) -> None:
+        if len(self) >= ENTRIES_MAX:
+            self.clear()
+        self[name] = value

@@ -1,50 +1,51 @@
-"""Decodes keys of one map fast, by its declared key fields.
+"""Decodes the keys of one map, the short way where its key fields allow it.
 
-One regular expression splits the bytes into elements, and a table remembers what short elements decode to: years,
-carriers and airports repeat. Four times as fast as `decode_key` for six typed fields, and the same answer, as a
-property test shows. Maps without key fields, and keys that do not match them, go through `decode_key`.
-
-Elements are looked up by their bytes, so 1, 1.0 and True stay apart. The table is bounded and never evicts: what does
-not repeat would only push out what does.
+Most keys are made of strs and small ints. When a map declares nothing else, and its keys were held against
+`key_pattern` when they were let in, their bytes need no second check: one pass over them, three times as fast as
+`decode_key`. Large ints, negative ones and strs with a NUL still take the long way.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from tidegrid.grid.model.keys import Key, decode_key, key_pattern
+from tidegrid.grid.model.keys import Key, decode_key
 from tidegrid.grid.model.maps import KeyField
 
-ELEMENTS_MAX: Final = 16_384
-ELEMENT_BYTES_MAX: Final = 16
-_SLOW_TYPES: Final = ("any", "float")
+_SHORT: Final = ("str", "int")
+_STR: Final = 0x30  # the codes of key_grammar.py
+_ONE_BYTE: Final = 0x21
+_TWO_BYTES: Final = 0x22
+_ESCAPE: Final = 0xFF
 
 ReadKey = Callable[[bytes], Key]
 
 
-class ElementTable(dict[bytes, Any]):
-    """Encoded element -> value, filled by `__missing__`."""
-
-    def __missing__(self, encoded: bytes) -> Any:
-        value = decode_key(encoded)[0]
-        if len(encoded) <= ELEMENT_BYTES_MAX and len(self) < ELEMENTS_MAX:
-            self[encoded] = value
-        return value
+def key_reader(fields: tuple[KeyField, ...]) -> ReadKey:
+    """`decode_key` for keys that match these fields."""
+    return _read_short if fields and all(field.type in _SHORT for field in fields) else decode_key
 
 
-def key_reader(fields: tuple[KeyField, ...], elements: ElementTable) -> ReadKey:
-    """`decode_key` for keys of these fields."""
-    if not fields or any(field.type in _SLOW_TYPES for field in fields):
-        return decode_key
-    split = re.compile(b"".join(b"(" + key_pattern((field,)).pattern + b")" for field in fields), re.DOTALL).fullmatch
-    look_up = elements.__getitem__
-
-    def read_key(encoded: bytes) -> Key:
-        match = split(encoded)
-        if match is None:
+def _read_short(encoded: bytes) -> Key:
+    """An int of one or two bytes ends with a marker byte, which says that it is no float: the fields said so before."""
+    elements: list[Any] = []
+    add = elements.append
+    at, size = 0, len(encoded)
+    while at < size:
+        code = encoded[at]
+        if code == _STR:
+            end = encoded.find(0, at)
+            add(encoded[at + 1 : end].decode())
+            at = end + 1
+            if at < size and encoded[at] == _ESCAPE:
+                return decode_key(encoded)
+        elif code == _ONE_BYTE:
+            add(encoded[at + 1])
+            at += 3
+        elif code == _TWO_BYTES:
+            add(encoded[at + 1] << 8 | encoded[at + 2])
+            at += 4
+        else:
             return decode_key(encoded)
-        return tuple(map(look_up, match.groups()))
-
-    return read_key
+    return tuple(elements)

@@ -6,7 +6,7 @@
     session.activate(program, op, key, value, version, schema)          once per write: outputs or a Rejection
 
 Pure: no clock, no I/O, no randomness of its own. Caches live here, bounded, and hold nothing but what decodes to the
-same again. One runtime serves any number of partitions, one frame at a time in each, from one thread.
+same again. One runtime serves any number of partitions from one thread.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tidegrid.grid.model.errors import TriggerModuleError, UnknownMapError
+from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
-from tidegrid.grid.model.maps import MapSpec
+from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.model.partitioner import Partitioner
 from tidegrid.triggers.bound import BoundMap, BoundTrigger, Output, Target
 from tidegrid.triggers.context import Context, FrameContext, State
-from tidegrid.triggers.decoded import DecodedValues, EncodedNames
+from tidegrid.triggers.decoded import DecodedValues, LookedUp
 from tidegrid.triggers.deployment import Deployment, TriggerSpec
-from tidegrid.triggers.key_reader import ElementTable, key_reader
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.session import Session
 
@@ -38,12 +38,9 @@ class TriggerRuntime:
         self.deployment = deployment
         self._limits = limits
         self._decoded = DecodedValues()
-        self._names = EncodedNames()
-        elements = ElementTable()
-        self._maps = {
-            name: BoundMap(spec, Partitioner(partitions, spec.affinity).of, key_reader(spec.key, elements))
-            for name, spec in maps.items()
-        }
+        self._maps = {name: BoundMap(spec, Partitioner(partitions, spec.affinity).of) for name, spec in maps.items()}
+        self._looked_up = {name: LookedUp() for name, bound in self._maps.items() if bound.kind is MapKind.REFERENCE}
+        self._looked_up_epoch = Epoch(0)
         for trigger in deployment.triggers:
             for name in (*trigger.on, *trigger.emits):
                 if name not in self._maps:
@@ -62,7 +59,10 @@ class TriggerRuntime:
 
     def bind(self, frame: FrameContext, state: State) -> Session:
         """A session for the writes of one frame."""
-        context = Context(frame, state, self._maps, self._decoded, self._names)
+        if frame.ref_epoch != self._looked_up_epoch:  # sessions of before keep their own
+            self._looked_up_epoch = frame.ref_epoch
+            self._looked_up = {name: LookedUp() for name in self._looked_up}
+        context = Context(frame, state, self._maps, self._looked_up, self._decoded)
         return Session(context, self._maps, frame.partition, self._limits)
 
     def _bind_trigger(self, trigger: TriggerSpec, source: BoundMap) -> BoundTrigger:

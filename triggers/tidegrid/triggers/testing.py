@@ -23,9 +23,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
-from tidegrid.grid.model.errors import DerivedMapError, GridError, TriggerModuleError, UnknownMapError
+from tidegrid.grid.model.errors import DerivedMapError, GridError, InvalidKeyError, TriggerModuleError, UnknownMapError
 from tidegrid.grid.model.ids import Epoch
-from tidegrid.grid.model.keys import decode_key, encode_key
+from tidegrid.grid.model.keys import decode_key, encode_key, key_pattern
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.model.partitioner import partition_of
@@ -73,6 +73,7 @@ class TriggerTest:
         self._partitions = partitions
         self._limits = limits or Limits()
         self._seed = seed
+        self._writes = 0
         self._seen: list[tuple[str, Write]] = []
         watched = tuple(self._watch(trigger) for trigger in self.deployment.triggers)
         self._runtime = TriggerRuntime(
@@ -129,12 +130,20 @@ class TriggerTest:
         if spec.derived:
             raise DerivedMapError.of(map)
         encoded = encode_key(key, self._limits.key_bytes_max)
+        if spec.key and not key_pattern(spec.key).fullmatch(encoded):
+            fields = ", ".join(f"{field.name}:{field.type}" for field in spec.key)
+            raise InvalidKeyError(f"{key!r} is no key of map {map!r}; its keys are ({fields})", map=map)
         rows = _Rows({**self._encoded(state), **self._encoded(references)})
         program = self._runtime.program(map)
         if program is None:
             return Result([], None)
+        self._writes += 1  # reference maps differ from one write to the next, so each reads as of an epoch of its own
         frame = FrameContext(
-            partition_of(encoded, self._partitions, spec.affinity), Epoch(epoch), time_ms, Epoch(epoch - 1), self._seed
+            partition_of(encoded, self._partitions, spec.affinity),
+            Epoch(epoch),
+            time_ms,
+            Epoch(self._writes),
+            self._seed,
         )
         version = 1 if rows.get(map, encoded) is None else 2
         self._seen.clear()
