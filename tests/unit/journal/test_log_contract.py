@@ -195,6 +195,14 @@ async def test_reads_begin_after_any_position(log: Log) -> None:
     assert await log.read(A, Position(positions[-1] + 1000), PLENTY) == []
 
 
+async def test_no_read_leaves_out_a_record_between_larger_and_smaller_ones(log: Log) -> None:
+    tail, sizes = BEFORE_FIRST, [1200, 15, 900, 1500, 3, 700, 1, 2000, 40] * 6
+    for number, size in enumerate(sizes):
+        (tail,) = await log.append([entry(A, tail, number, bytes(size))])
+    for bytes_max in (1, 500, 1600, 3000, 4100, 9000):
+        assert [len(payload) for _, _, payload in await read_all(log, A, bytes_max=bytes_max)] == sizes
+
+
 async def test_large_reads(log: Log) -> None:
     positions = await fill(log, A, range(1, 9), size=200_000)
     assert [at for at, _, _ in await read_all(log, A, bytes_max=900_000)] == positions

@@ -145,12 +145,11 @@ class _Verification:
             self._problem(segment_name(base), size, "the file was cut short")
         index = SegmentIndex(base, dict(self._tails))
         segment = Segment(file, base, limit, index)
+        begun = self._report.bytes_read
 
         def read(position: int, length: int) -> bytes:
             data = segment.read(position, length)
-            self._report.bytes_read += len(data)
-            if self._progress is not None:
-                self._progress(min(self._report.bytes_read, self._total), self._total)
+            self._reached(begun + position + len(data) - base)
             return data
 
         cursor: int | None = base
@@ -170,6 +169,13 @@ class _Verification:
             cursor = next((begin for begin, _ in found if begin > flaw.position), None)
         self._tails = index.tails
         return index
+
+    def _reached(self, done: int) -> None:
+        """Windows overlap, so progress is told by place."""
+        if done > self._report.bytes_read:
+            self._report.bytes_read = done
+            if self._progress is not None:
+                self._progress(done, self._total)
 
     def _scan(
         self, read: Callable[[int, int], bytes], start: int, limit: int, salt: int, index: SegmentIndex
