@@ -8,7 +8,7 @@ A delete is a version, a *tombstone*: it counts in the numbering. One that is al
 for `tombstone_epochs` goes too, and the next put of that key is version 1 again; so `tombstone_epochs` is at least
 the life of a session (Limits.session_epochs), and no retry of an old write meets a number that it has seen before.
 
-Memory, measured by `python -m bench memory`: about 180 bytes a key with one version, beside the bytes of key and value.
+Memory, measured by `python -m bench memory`: about 190 bytes a key with one version, beside the bytes of key and value.
 
 Invariants (all in `_check`): an entry is one version, or a list of two or more in strict order; `_superseded` notes
 (effective epoch, key) of every version that has another below it or is a tombstone; counters equal a recount.
