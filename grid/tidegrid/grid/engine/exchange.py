@@ -1,6 +1,9 @@
 """Reference maps between nodes: what a node asks of the owners for its copies, and what it answers as an owner.
 
-Any message may be lost, late or doubled: requests are repeated, answers carry the request's number and offset.
+Any message may be lost, late or doubled: requests are repeated, answers carry the request's number and offset. An
+answer of several parts is put together once and kept for the asker until its next question: between two parts frames
+leave memory and history is let go, and parts of two lists do not make a whole. An owner that has restarted since is
+silent; its VIEW makes the asker begin anew.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tidegrid.grid.engine.partition import Partition
-from tidegrid.grid.engine.reference import Fetch, ReferenceCopies, ReferenceRow, reference_rows
+from tidegrid.grid.engine.reference import Fetch, ReferenceCopies, ReferenceRow, part_of, reference_rows
 from tidegrid.grid.log.record import DELETE, PUT
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
 from tidegrid.grid.ring.control import ControlState
@@ -27,16 +30,25 @@ class ReferenceExchange:
         self._control = control
         self._me = me
         self._partitions = partitions
+        self._answers: dict[NodeId, tuple[int, list[ReferenceRow]]] = {}  # of several parts: (question, rows)
 
     def advance(self, now: float) -> list[Message]:
         """A close was applied, or time has passed."""
-        owners = {owner.node for owner in self._control.view.owners.values()}
-        fetches = self._copies.advance(now, self._control.closed, self._control.reference_epoch, sorted(owners))
+        control = self._control
+        owners = {owner.node for owner in control.view.owners.values()}
+        if self._copies.target < control.horizon:
+            self._copies.restart()  # no owner can answer as of that any more
+        fetches = self._copies.advance(now, control.closed, control.reference_epoch, sorted(owners))
         return self._ask(now, fetches)
+
+    def opened(self, now: float) -> list[Message]:
+        """All partitions of this node are open: it can answer itself."""
+        self._copies.restart()
+        return self.advance(now)
 
     def received(self, now: float, sender: NodeId, body: ReferenceRequest | ReferenceReply) -> list[Message]:
         if isinstance(body, ReferenceRequest):
-            reply = self._answer(body)
+            reply = self._answer(sender, body)
             return [(sender, reply)] if reply is not None else []
         following = self._copies.received(now, sender, body.id, body.skip, _rows(body), body.next == 0)
         if following is not None:
@@ -52,22 +64,31 @@ class ReferenceExchange:
                 request = ReferenceRequest(id=fetch.number, after=fetch.after, through=fetch.through, skip=fetch.skip)
                 messages.append((fetch.node, request))
             elif self._all_open():
-                rows, complete = reference_rows(self._partitions, self.names, fetch.after, fetch.through, fetch.skip)
-                following = self._copies.received(now, self._me, fetch.number, fetch.skip, rows, complete)
-                if following is not None:
-                    fetches.append(following)
+                rows = reference_rows(self._partitions, self.names, fetch.after, fetch.through)
+                self._copies.received(now, self._me, fetch.number, fetch.skip, rows, complete=True)
         return messages
 
     def _all_open(self) -> bool:
-        return all(partition.state is PartitionState.OPEN for partition in self._partitions.values())
-
-    def _answer(self, request: ReferenceRequest) -> ReferenceReply | None:
-        """Silence unless every record up to `through` is known here: this node has applied that close itself."""
-        if not self._all_open() or request.through > self._control.closed:
-            return None
-        rows, complete = reference_rows(
-            self._partitions, self.names, Epoch(request.after), Epoch(request.through), request.skip
+        """Whether this node holds all that the view gives to it: before that, its answer would leave rows out."""
+        mine = (number for number, owner in self._control.view.owners.items() if owner.node == self._me)
+        return all(
+            number in self._partitions and self._partitions[number].state is PartitionState.OPEN for number in mine
         )
+
+    def _answer(self, sender: NodeId, request: ReferenceRequest) -> ReferenceReply | None:
+        """Silence unless every record up to `through` is known here (this node has applied that close itself), and
+        none of them that counts as of `through` may have been let go."""
+        if not self._all_open() or not self._control.horizon <= request.through <= self._control.closed:
+            return None
+        number, whole = self._answers.get(sender, (-1, []))
+        if request.id < number or (request.skip and request.id != number):
+            return None
+        if request.id != number:
+            whole = reference_rows(self._partitions, self.names, Epoch(request.after), Epoch(request.through))
+            self._answers.pop(sender, None)
+        rows, complete = part_of(whole, request.skip)
+        if not complete:
+            self._answers[sender] = (request.id, whole)
         reply = ReferenceReply(id=request.id, after=request.after, through=request.through, skip=request.skip)
         reply.next = 0 if complete else request.skip + len(rows)
         columns: ReferenceVersions | None = None

@@ -71,6 +71,7 @@ class Pending(NamedTuple):
     request: Request
     carry: Carry
     deadline: float
+    read: bool = False  # the control log was read to its end since it came
 
 
 class Node:
@@ -95,7 +96,7 @@ class Node:
         self._recent_bytes = recent_bytes
         seed = int.from_bytes(control.grid_id[:8], "big")
         self.writes = WritePath(limits, seed, self._effects.append)
-        self.copies = ReferenceCopies()
+        self.copies = ReferenceCopies(first_number=incarnation << 32)
         self.references = ReferenceExchange(self.copies, control, me, self.writes.partitions)
         self.retention = Retention(control, retention)
         self._waits = Waits()
@@ -127,6 +128,7 @@ class Node:
     def adopt(self, number: PartitionId) -> Partition:
         """A partition that the view gives to this node: recover it, then `opened`."""
         partition = Partition(number, self.limits, self.control.session_epochs, self._recent_bytes)
+        partition.memory.closed = self.control.closed
         self.writes.partitions[number] = partition
         partition.declare({name: spec.stateful for name, spec in self.control.declared.items()})
         return partition
@@ -141,6 +143,8 @@ class Node:
         partition.recent.start(stamp)
         partition.state = PartitionState.OPEN
         self.ring.opened(instant.now, stamp)
+        if self.ready():
+            self._tell(self.references.opened(instant.now))
 
     # Requests ----------------------------------------------------------------------------------------------------
 
@@ -164,7 +168,7 @@ class Node:
 
     def _serve(self, pending: Pending, at_tail: bool) -> tuple[Milestone, int] | None:
         """Serves the request, or says what it has to wait for. Raises GridError."""
-        request, carry, _ = pending
+        request, carry = pending.request, pending.carry
         if carry.grid_id and carry.grid_id != self.control.grid_id:
             raise WrongGridError("this is another grid than the one the request was made for; connect anew")
         verdict = self.ring.carry(self._instant.now, carry.control, carry.epoch, at_tail=at_tail)
@@ -297,11 +301,14 @@ class Node:
         self._follow_references()
 
     def control_at_tail(self, instant: Instant) -> None:
-        """The shell has read the control log to its end, after a `ReadControl`."""
+        """The shell has read the control log to its end, after a `ReadControl`.
+
+        That reading may have begun before a request came: what still knows more is judged after the next one.
+        """
         self._instant = instant
         unread, self._unread = self._unread, []
         for pending in unread:
-            self._go_on(pending, at_tail=True)
+            self._go_on(pending._replace(read=True), at_tail=pending.read)
 
     def _read_control(self, pending: Pending | None) -> None:
         if not self._unread:
@@ -390,7 +397,7 @@ class Node:
         """Lets go of history past the horizon, and of ended sessions; at most about `budget` steps. Returns steps."""
         horizon = self.control.horizon
         self.copies.reclaim(horizon, budget)
-        return self.retention.reclaim(self.partitions.values(), self.ring.epoch, budget)
+        return self.retention.reclaim(self.partitions.values(), budget)
 
     def _follow_references(self) -> None:
         self._tell(self.references.advance(self._instant.now))
@@ -429,7 +436,8 @@ class Node:
     def stop(self) -> None:
         """Refuses what is new, and what waits for something else than the log."""
         self.stopping = True
-        for pending in self._waits.drop_all():
+        unread, self._unread = self._unread, []
+        for pending in [*unread, *self._waits.drop_all()]:
             self._refuse(pending.request, StoppingError.of())
 
     @property

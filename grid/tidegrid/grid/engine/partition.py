@@ -215,6 +215,7 @@ class Partition:
 
     def closed(self, epoch: Epoch) -> int:
         """Bytes that this close takes off what one epoch may weigh."""
+        self.memory.closed = epoch
         size = 0
         while self.unclosed_bytes and self.unclosed_bytes[0][0] <= epoch:
             size += self.unclosed_bytes.popleft()[1]

@@ -42,12 +42,13 @@ class Fetch(NamedTuple):
 
 
 class ReferenceCopies:
-    def __init__(self, retry_seconds: float = 0.25) -> None:
+    def __init__(self, first_number: int = 0, retry_seconds: float = 0.25) -> None:
+        """`first_number`: questions are numbered from it on; a life of the node must not use those of another."""
         self.through = Epoch(0)
         self._tables: dict[str, Table] = {}
         self._retry_seconds = retry_seconds
         self._target = Epoch(0)  # of the fetch under way; 0: none
-        self._number = 0
+        self._number = first_number
         self._missing: dict[NodeId, int] = {}  # owners that have not answered in full -> rows received
         self._rows: list[ReferenceRow] = []
         self._retry_at = 0.0
@@ -75,6 +76,11 @@ class ReferenceCopies:
         self._target = Epoch(0)
 
     @property
+    def target(self) -> Epoch:
+        """Of the fetch under way, or what is held."""
+        return self._target or self.through
+
+    @property
     def deadline(self) -> float | None:
         return self._retry_at if self._target else None
 
@@ -97,20 +103,23 @@ class ReferenceCopies:
         return None
 
     def reclaim(self, horizon: Epoch, budget: int) -> None:
+        """Look-ups go on as of `through`, which may lag behind the horizon."""
         for table in self._tables.values():
-            table.reclaim(horizon, budget)
+            table.reclaim(min(horizon, self.through), budget)
 
 
 def reference_rows(
-    partitions: Mapping[PartitionId, Partition], names: frozenset[str], after: Epoch, through: Epoch, skip: int
-) -> tuple[list[ReferenceRow], bool]:
-    """An owner's answer: its versions of reference maps in (after, through], from row `skip` on, and whether that is all.
-
-    The order is a function of the data alone, so a later part begins where the one before it ended.
-    """
+    partitions: Mapping[PartitionId, Partition], names: frozenset[str], after: Epoch, through: Epoch
+) -> list[ReferenceRow]:
+    """An owner's answer: its versions of reference maps in (after, through]."""
     rows: list[ReferenceRow] = []
     for partition in sorted(partitions):
         rows.extend(_partition_rows(partitions[partition], names, after, through))
+    return rows
+
+
+def part_of(rows: list[ReferenceRow], skip: int) -> tuple[list[ReferenceRow], bool]:
+    """A message's worth of rows from `skip` on, and whether they are the last."""
     part: list[ReferenceRow] = []
     size = 0
     for row in rows[skip : skip + _ROWS_MAX]:

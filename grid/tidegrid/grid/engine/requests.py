@@ -6,7 +6,9 @@ that are queued or in flight, which a retry joins. Everything below the client's
 
 A session is 24 bytes: kind (1 client, 2 named), 7 bytes, the epoch of its creation (8 bytes, big-endian), 8 bytes.
 A client session lives for `session_epochs` epochs from its creation, after which none of its requests is ever
-applied again; so memory is bounded and no question stays open whether an unknown session is new or forgotten.
+applied again; so memory is bounded and no question stays open whether an unknown session is new or forgotten. It is
+forgotten only when it has ended by the last close: epochs above that are forgotten themselves in a restart, and a
+checkpoint without the session would then meet an epoch in which the session still lives.
 A named session (a bulk load, which may be repeated days later) has no end: of its older runs only the sequences
 stay, as merged intervals, and the longest unused go first when there are too many.
 
@@ -138,6 +140,7 @@ class RequestMemory:
         self._limits = limits
         self._session_epochs = session_epochs
         self._sessions: dict[bytes, Session] = {}
+        self.closed = _NO_EPOCH
         self._expired_at = _NO_EPOCH
         self._named: dict[bytes, None] = {}  # in order of last use
 
@@ -158,7 +161,7 @@ class RequestMemory:
         if known is None:
             if kind == CLIENT_SESSION and session_created(session) > epoch:
                 raise InvalidValueError("the session claims an epoch that this grid has not reached")
-            known = self._make(session, kind, epoch)
+            known = self._make(session, kind)
         elif kind == NAMED_SESSION:
             self._named.pop(session, None)
             self._named[session] = None
@@ -166,7 +169,7 @@ class RequestMemory:
             known.let_go(lowest_unanswered)
         return known
 
-    def _make(self, session: bytes, kind: int, epoch: Epoch) -> Session:
+    def _make(self, session: bytes, kind: int) -> Session:
         if kind == NAMED_SESSION:
             if len(self._named) >= self._limits.named_sessions_max:
                 for oldest in self._named:
@@ -176,7 +179,7 @@ class RequestMemory:
                 else:
                     raise BusyError.of("the memory for named sessions", self._limits.named_sessions_max)
             self._named[session] = None
-        elif len(self._sessions) - len(self._named) >= self._limits.sessions_max and not self._expire_once(epoch):
+        elif len(self._sessions) - len(self._named) >= self._limits.sessions_max and not self._expire_once():
             raise BusyError.of("the memory for sessions", self._limits.sessions_max)
         made = self._sessions[session] = Session()
         return made
@@ -198,19 +201,19 @@ class RequestMemory:
         if session[0] == NAMED_SESSION:
             known.forget_details()
 
-    def _expire_once(self, epoch: Epoch) -> int:
-        """Looks for ended sessions at most once an epoch: a flood of new ones must not make each look at all."""
-        if epoch <= self._expired_at:
+    def _expire_once(self) -> int:
+        """Looks for ended sessions at most once a close: a flood of new ones must not make each look at all."""
+        if self.closed <= self._expired_at:
             return 0
-        self._expired_at = epoch
-        return self.expire(epoch)
+        self._expired_at = self.closed
+        return self.expire()
 
-    def expire(self, epoch: Epoch) -> int:
+    def expire(self) -> int:
         """Lets go of the sessions that have ended; those with something in flight wait. Returns how many."""
         gone = [
             session
             for session, known in self._sessions.items()
-            if session[0] == CLIENT_SESSION and self._expired(session, epoch) and not known.pending
+            if session[0] == CLIENT_SESSION and self._expired(session, self.closed) and not known.pending
         ]
         for session in gone:
             del self._sessions[session]

@@ -56,11 +56,11 @@ class Retention:
     def pending(self) -> bool:
         return self._dirty
 
-    def reclaim(self, partitions: Iterable[Partition], epoch: Epoch, budget: int) -> int:
+    def reclaim(self, partitions: Iterable[Partition], budget: int) -> int:
         """One bounded slice; returns the versions and sessions let go. 0: nothing is left to do for now."""
         done = 0
         for partition in partitions:
-            done += partition.memory.expire(epoch)
+            done += partition.memory.expire()
             for table in partition.tables.values():
                 if done >= budget:
                     return done

@@ -1,0 +1,111 @@
+"""A follower of one map: a cursor that survives nodes, fed as runtime/feeding.py does it.
+
+What it has got is checked against the judge at every mark: everything up to it, once, in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegrid.grid.engine.feed import FeedEntry, LogMerge, recent_entries
+from tidegrid.grid.engine.node import Node
+from tidegrid.grid.model.ids import Epoch, PartitionId, partition_log
+from tidegrid.grid.ring.ownership import PartitionState
+
+from tests.simulation.judge import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+    from tests.simulation.world import World
+
+READ_BYTES = 700
+MESSAGE_BYTES = 300
+
+
+class Follower:
+    def __init__(self, world: World, number: int) -> None:
+        self.world, self.number = world, number
+        self.map = world.chance.choice(("raw", "latest", "totals", "events", "plain", "prices"))
+        self.process: Process = world.chance.choice(list(world.processes.values()))
+        self.after = Epoch(0)
+        self.taken = 0
+        self._buffer: list[FeedEntry] = []  # above the last mark
+        self._merge: LogMerge | None = None
+        self._node: Node | None = None
+        self._due = False
+
+    def start(self) -> None:
+        self.process.listeners.append(self._soon)
+
+    def _soon(self) -> None:
+        if not self._due:
+            self._due = True
+            slow = self.world.storm and self.world.happens(0.1)
+            self.world.soon(0.4 if slow else 0.003, self._step)
+
+    def _step(self) -> None:
+        self._due = False
+        node = self.process.node
+        if node is None or not self.process.serving:
+            return
+        if node is not self._node or (self.world.storm and self.world.happens(0.02)):
+            self._node, self._merge, self._buffer = node, None, []  # connects anew, after its last mark
+        partitions = list(node.partitions.values())
+        if any(partition.state is not PartitionState.OPEN for partition in partitions):
+            return
+        if self._merge is not None:
+            self._read_log(self._merge)
+        else:
+            through = node.closes.next_after(self.after)
+            if through is None and self.after < node.control.closed:
+                through = node.control.closed
+            if through is None:
+                return
+            entries = recent_entries(partitions, self.map, self.after, through)
+            if entries is not None:
+                self._take(entries, through)
+            else:
+                self._merge = LogMerge(partitions, self.map, self.after, node.control.closed)
+                self._read_log(self._merge)
+        self._soon()
+
+    def _read_log(self, merge: LogMerge) -> None:
+        log = self.world.log
+        while (need := merge.needs()) is not None:
+            partition, position = need
+            name = partition_log(partition)
+            after = log.position_before(name, self.after) if position is None else position
+            merge.give(partition, after, log.read(name, after, READ_BYTES))
+        entries = merge.take(MESSAGE_BYTES)
+        self._take(entries, merge.mark)
+        if merge.mark >= merge.through:
+            self._merge = None
+
+    def _take(self, entries: list[FeedEntry], mark: Epoch) -> None:
+        if mark < self.after:
+            raise Violation(f"follower {self.number}: mark {mark} after {self.after}")
+        if mark > self.world.truth.closed:
+            raise Violation(f"follower {self.number}: mark {mark}, closed is {self.world.truth.closed}")
+        self._buffer.extend(entries)
+        due = [entry for entry in self._buffer if entry.effective <= mark]
+        self._buffer = [entry for entry in self._buffer if entry.effective > mark]
+        found = [(entry.effective, int(entry.partition), int(entry.position), entry.section) for entry in due]
+        wanted = self._wanted(self.after, mark)
+        if found != wanted:
+            raise Violation(
+                f"I9: follower {self.number} of {self.map} from {self.after} to {mark} got "
+                f"{[entry[:3] for entry in found]}, the log has {[entry[:3] for entry in wanted]}"
+            )
+        self.taken += len(found)
+        self.after = mark
+
+    def _wanted(self, after: Epoch, mark: Epoch) -> list[tuple[int, int, int, bytes]]:
+        entries: list[tuple[int, int, int, bytes]] = []
+        for partition in self._owned():
+            entries += [e for e in self.world.judge.feeds[self.map, partition] if after < e[0] <= mark]
+        return sorted(entries, key=lambda entry: entry[:3])
+
+    def _owned(self) -> list[PartitionId]:
+        node = self.process.node
+        assert node is not None
+        return list(node.partitions)

@@ -1,0 +1,326 @@
+"""The judge sees every log as it grows and knows what each client was told; it holds the invariants of the protocol.
+
+Its model is lists in dictionaries, filled from the records alone, valid ones by the rule of terms. Nothing that a
+node keeps in memory is in it. Letters as in the protocol: I1 stamps never decrease, I2 nothing valid at or below
+`closed`, I3 effects not below their causes, I4 closed rises, I5 reads as of an epoch equal the model, I7 acknowledged
+means valid exactly once, I11 recovered state equals the model, I12 refused means never valid, I14 maps and code are
+those in force at the stamp, I15 the tails of a CLOSE cover the cut, I16 look-ups are as of the recorded epoch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.record import DATA, DELETE, EVENT, OPEN, PUT, Record, decode_record, decode_section
+from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError
+from tidegrid.grid.model.ids import CONTROL_LOG
+from tidegrid.v1.control_pb2 import ControlRecord
+
+from tests.simulation.content import Keys, expected, pack, unpack
+
+RequestId = tuple[bytes, int, int]
+"""(session, partition, sequence)"""
+
+OPS = {"put": PUT, "delete": DELETE, "event": EVENT}
+
+
+class Violation(AssertionError):
+    pass
+
+
+class Version(NamedTuple):
+    epoch: int
+    position: int
+    number: int
+    value: bytes | None
+
+
+class Emitted(NamedTuple):
+    op: int
+    key: bytes
+    value: bytes | None
+    version: int
+    cause: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentRow:
+    """What a client sent under a request id, and the epoch that it carried."""
+
+    map: str
+    key: bytes
+    value: bytes | None
+    condition: int | None
+    carried: int
+
+
+class Judge:
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.limit_span = self.session_epochs = 0
+        self.closed = self.horizon = self.reference_epoch = 0
+        self.tails: dict[int, int] = {}
+        self.maps_act_at: dict[str, int] = {}
+        self.codes: list[tuple[int, int]] = []  # (acts at, code)
+        self.terms: dict[int, int] = defaultdict(int)
+        self.stamps: dict[int, int] = defaultdict(int)
+        self.positions: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (effective, position) of valid records
+        self.chains: dict[str, dict[bytes, list[Version]]] = defaultdict(lambda: defaultdict(list))
+        self.feeds: dict[tuple[str, int], list[tuple[int, int, int, bytes]]] = defaultdict(list)
+        self.sent: dict[RequestId, SentRow] = {}
+        self.valid: dict[RequestId, tuple[int, int]] = {}  # (version, epoch)
+        self.positions_of: dict[RequestId, int] = {}
+        self.refused: dict[RequestId, str] = {}
+        self.reference_changes: list[int] = []
+        self.records = 0
+
+    @property
+    def limit(self) -> int:
+        return self.closed + self.limit_span
+
+    @property
+    def highest_stamp(self) -> int:
+        return max(self.stamps.values(), default=0)
+
+    # The logs ---------------------------------------------------------------------------------------------------
+
+    def appended(self, entry: Entry, position: int) -> None:
+        self.records += 1
+        if entry.log == CONTROL_LOG:
+            self._control(ControlRecord.FromString(entry.payload))
+        else:
+            self._record(int(entry.log), position, decode_record(entry.payload))
+
+    def _control(self, record: ControlRecord) -> None:
+        kind = record.WhichOneof("record")
+        if kind == "created":
+            self.limit_span, self.session_epochs = record.created.limit, record.created.session_epochs
+        elif kind == "close":
+            self._close(record)
+        elif kind == "horizon":
+            self.horizon = max(self.horizon, record.horizon.epoch)
+            if self.horizon > self.closed:
+                raise Violation(f"horizon {self.horizon} above closed {self.closed}")
+        elif kind == "map":
+            self.maps_act_at.setdefault(record.map.spec.name, self.limit)
+        elif kind == "deploy":
+            for spec in record.deploy.maps:
+                self.maps_act_at.setdefault(spec.name, self.limit)
+            first_line = record.deploy.modules[0].source.splitlines()[0]
+            self.codes.append((self.limit, int(first_line.removeprefix("CODE = "))))
+
+    def _close(self, record: ControlRecord) -> None:
+        epoch = record.close.epoch
+        if epoch <= self.closed:
+            raise Violation(f"I4: CLOSE {epoch} after {self.closed}")
+        self.closed = epoch
+        self.tails.update((tail.partition, tail.position) for tail in record.close.tails)
+        for partition, positions in self.positions.items():
+            for effective, position in reversed(positions):
+                if effective <= epoch:
+                    if position > self.tails.get(partition, 0):
+                        raise Violation(f"I15: CLOSE {epoch} misses position {position} of partition {partition}")
+                    break
+        self.reference_epoch = record.close.reference_epoch
+        if any(self.reference_epoch < change <= epoch for change in self.reference_changes[-50:]):
+            raise Violation(f"Q: CLOSE {epoch} names {self.reference_epoch}, a reference map has changed since")
+
+    def _record(self, partition: int, position: int, record: Record) -> None:
+        if record.kind == OPEN:
+            if record.term <= self.terms[partition]:
+                return
+            self.terms[partition] = record.term
+        elif record.term != self.terms[partition]:
+            return
+        if record.stamp < self.stamps[partition]:
+            raise Violation(f"I1: stamp {record.stamp} after {self.stamps[partition]} in partition {partition}")
+        if record.effective <= self.closed:
+            raise Violation(f"I2: effective epoch {record.effective} after CLOSE {self.closed} in {partition}")
+        if record.stamp >= self.limit:
+            raise Violation(f"E: stamp {record.stamp} at or above the limit {self.limit} in {partition}")
+        self.stamps[partition] = record.stamp
+        self.positions[partition].append((record.effective, position))
+        if record.kind == DATA:
+            self._data(partition, position, record)
+
+    def _data(self, partition: int, position: int, record: Record) -> None:
+        if not record.ref_epoch <= self.closed or record.ref_epoch >= record.stamp:
+            raise Violation(f"I3: look-ups as of {record.ref_epoch}, stamp {record.stamp}, closed {self.closed}")
+        for name in record.maps:
+            if self.maps_act_at.get(name, record.stamp + 1) > record.stamp:
+                raise Violation(f"I14: map {name} in a record of epoch {record.stamp}, before it acts")
+        code = next((code for acts_at, code in reversed(self.codes) if acts_at <= record.stamp), 0)
+        ids = iter(
+            (session, partition, first + at)
+            for session, first, count in zip(record.sessions, record.first_sequences, record.counts, strict=True)
+            for at in range(count)
+        )
+        split = record.write_sections
+        emitted = {
+            name: self._emitted(name, partition, position, record, payload)
+            for name, payload in zip(record.maps[split:], record.sections[split:], strict=True)
+        }
+        row = 0
+        for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
+            section = decode_section(payload)
+            self._feed(name, partition, position, record, payload)
+            for key, value, op, version in zip(
+                section.keys, section.values, section.ops, section.versions, strict=True
+            ):
+                self._write(next(ids), name, key, None if op == DELETE else value, version, position, record)
+                if name == "raw":
+                    self._check_outputs(code, key, value, op, row, position, record, emitted)
+                row += 1
+        if next(ids, None) is not None:
+            raise Violation("more request ids than writes")
+        left = {name: rows for name, columns in emitted.items() if (rows := list(columns))}
+        if left:
+            raise Violation(f"outputs that no write made: {left}")
+
+    def _emitted(self, name: str, partition: int, position: int, record: Record, payload: bytes) -> Iterator[Emitted]:
+        section = decode_section(payload)
+        self._feed(name, partition, position, record, payload)
+        return iter(
+            [
+                Emitted(op, key, None if op == DELETE else value, version, cause)
+                for op, key, value, version, cause in zip(
+                    section.ops, section.keys, section.values, section.versions, section.causes, strict=True
+                )
+            ]
+        )
+
+    def _write(
+        self,
+        request: RequestId,
+        name: str,
+        key: bytes,
+        value: bytes | None,
+        version: int,
+        position: int,
+        record: Record,
+    ) -> None:
+        if request in self.valid:
+            raise Violation(f"I7: {_shown(request)} is in the log twice")
+        if request in self.refused:
+            raise Violation(f"I12: {_shown(request)} is in the log, its client was told: {self.refused[request]}")
+        sent = self.sent.get(request)
+        if sent is None or (sent.map, sent.key, sent.value) != (name, key, value):
+            raise Violation(f"{_shown(request)} is in the log as {name} {key!r} = {value!r}; sent: {sent}")
+        if record.effective < sent.carried:
+            raise Violation(f"I3: {_shown(request)} carried {sent.carried}, it is effective at {record.effective}")
+        if sent.condition is not None:
+            last = self.latest(name, key)
+            number = last.number if last is not None else 0
+            current = number if last is not None and last.value is not None else 0
+            if sent.condition not in (current, number):
+                raise Violation(f"{_shown(request)} wants version {sent.condition}, which is {current}")
+        if name in ("events", "notes"):
+            if version != 1:
+                raise Violation("an event has no versions")
+        else:
+            self._push(name, key, Version(record.effective, position, version, value))
+        if name == "prices":
+            self.reference_changes.append(record.effective)
+        self.valid[request] = (version, record.stamp)
+        self.positions_of[request] = position
+
+    def _push(self, name: str, key: bytes, version: Version) -> None:
+        chain = self.chains[name][key]
+        last = chain[-1] if chain else None
+        allowed = {last.number + 1 if last is not None else 1}
+        if last is not None and last.value is None and last.epoch <= self.horizon - self.session_epochs:
+            allowed.add(1)  # the tombstone may be gone
+        if version.number not in allowed:
+            raise Violation(f"version {version.number} of {name} {key!r} after {last}")
+        chain.append(version)
+
+    def _check_outputs(
+        self,
+        code: int,
+        key: bytes,
+        value: bytes,
+        op: int,
+        row: int,
+        position: int,
+        record: Record,
+        emitted: dict[str, Iterator[Emitted]],
+    ) -> None:
+        def latest(name: str, of: tuple[Any, ...]) -> Any:
+            return content(self.latest(name, self.keys.encode(of)))
+
+        def reference(name: str, of: tuple[Any, ...]) -> Any:
+            return content(self.as_of(name, self.keys.encode(of), record.ref_epoch))
+
+        made = expected(code, self.keys.name(key), None if op == DELETE else unpack(value), latest, reference)
+        if isinstance(made, str):
+            raise Violation(f"a write to raw that its trigger rejects ({made}) is in the log")
+        for kind, name, of, wanted in made:
+            found = next(emitted.get(name, iter(())), None)
+            encoded = self.keys.encode(of)
+            packed = None if kind == "delete" else pack(wanted)
+            if found is None or found != (OPS[kind], encoded, packed, found.version, row):
+                text = None if found is None or found.value is None else unpack(found.value)
+                raise Violation(
+                    f"I14/I16: {kind} {name} {of} = {wanted} expected of stamp {record.stamp}, look-ups as of "
+                    f"{record.ref_epoch}; in the log: {text} ({found})"
+                )
+            if kind != "event":
+                self._push(name, encoded, Version(record.effective, position, found.version, packed))
+
+    def _feed(self, name: str, partition: int, position: int, record: Record, payload: bytes) -> None:
+        self.feeds[name, partition].append((record.effective, partition, position, payload))
+
+    # What was answered ------------------------------------------------------------------------------------------
+
+    def acknowledged(self, request: RequestId, version: int, epoch: int) -> None:
+        found = self.valid.get(request)
+        if found is None:
+            raise Violation(f"I7: {_shown(request)} was acknowledged and is not in the log")
+        forgotten = version == 0 and request[0][0] == 2
+        if not forgotten and found != (version, epoch):
+            raise Violation(f"I7: {_shown(request)} was acknowledged as {(version, epoch)}, the log says {found}")
+
+    def told_refused(self, request: RequestId, error: GridError) -> None:
+        """The client has got a refusal that is final."""
+        if request in self.valid:
+            raise Violation(f"I12: {_shown(request)} was refused ({error}) and is in the log")
+        self.refused[request] = str(error)
+
+    def plausible(self, request: RequestId, error: GridError) -> None:
+        """A node answers this now: it may rest on nothing that is not in the log."""
+        sent = self.sent[request]
+        if isinstance(error, ConflictError):
+            numbers = {version.number for version in self.chains[sent.map][sent.key]} | {0}
+            if error.current not in numbers:
+                raise Violation(f"undurable: {_shown(request)} was told of version {error.current}, which is not there")
+        elif isinstance(error, RejectedError) and "total " in error.message:
+            told = int(error.message.rsplit("total ", 1)[1])
+            durable = content(self.latest("totals", self.keys.encode(self.keys.name(sent.key)[:1]))) or 0
+            if told - 1 > durable:
+                raise Violation(f"undurable: {_shown(request)} was told of total {told - 1}, the log has {durable}")
+
+    # Reads ------------------------------------------------------------------------------------------------------
+
+    def latest(self, name: str, key: bytes) -> Version | None:
+        chain = self.chains[name].get(key)
+        return chain[-1] if chain else None
+
+    def as_of(self, name: str, key: bytes, epoch: int) -> Version | None:
+        found = None
+        for version in self.chains[name].get(key, ()):
+            if version.epoch <= epoch:
+                found = version
+        return found
+
+
+def content(version: Version | None) -> Any:
+    return unpack(version.value) if version is not None and version.value is not None else None
+
+
+def _shown(request: RequestId) -> str:
+    session, partition, sequence = request
+    return f"write {session[0]}.{session[-8:].hex()}/{partition}/{sequence}"

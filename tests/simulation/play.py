@@ -1,0 +1,134 @@
+"""Plays runs by seed: `python -m tests.simulation.play --first-seed 7 --seeds 1 [--without loss] [--trace]`.
+
+A run that breaks an invariant is made smaller, by leaving out what it fails without, and told with its last events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from tidegrid.grid.engine import checkpoint, partition, reference, requests
+
+from tests.simulation.options import FAULTS, Options
+from tests.simulation.world import World
+
+TRACE_SHOWN = 60
+SLICES: Final = [
+    (reference, "_ROWS_MAX", 3),
+    (checkpoint, "ROWS_PER_SLICE", 4),
+    (partition, "_EAGER_BYTES", 300),
+    (requests, "DETAILED_RUNS_MAX", 4),
+]
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """Everything that is done in slices is done in small ones, so that small runs meet their seams."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in SLICES]
+    for module, name, value in SLICES:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def run(options: Options) -> World:
+    """Raises Violation, or whatever a defect raises, with the world as its `world`."""
+    world = None
+    try:
+        with small():
+            world = World(options)
+            world.play()
+    except Exception as error:
+        error.world = world  # type: ignore[attr-defined]
+        raise
+    return world
+
+
+def explain(options: Options, error: BaseException) -> str:
+    """Seed, options, the faults it fails without, the end of its trace, and how to see it again."""
+    smaller, left_out = shrink(options, kind_of(error))
+    final = error
+    if left_out:
+        try:
+            run(smaller)
+        except Exception as again:
+            final = again
+    without = "".join(f" --without {fault}" for fault in left_out)
+    lines = [
+        f"{type(final).__name__}: {final}",
+        f"options: {smaller}",
+        *trace(final),
+        f"replay: python -m tests.simulation.play --first-seed {options.seed} --seeds 1{without} --trace",
+    ]
+    return "\n".join(lines)
+
+
+def shrink(options: Options, kind: str) -> tuple[Options, Sequence[str]]:
+    left_out = []
+    for fault in FAULTS:
+        smaller = options.without(fault)
+        if smaller != options and fails(smaller) == kind:
+            options = smaller
+            left_out.append(fault)
+    return options, left_out
+
+
+def fails(options: Options) -> str:
+    """The kind of failure: its first word, which is the letter of the invariant, if it is one."""
+    try:
+        run(options)
+    except Exception as error:
+        return kind_of(error)
+    return ""
+
+
+def kind_of(error: BaseException) -> str:
+    return f"{type(error).__name__} {str(error).split(' ')[0]}"
+
+
+def trace(error: BaseException) -> Iterator[str]:
+    world = getattr(error, "world", None)
+    if world is not None:
+        for now, text, facts in list(world.trace)[-TRACE_SHOWN:]:
+            yield f"{now:8.4f}  {' '.join((text % facts if facts else text).split())[:300]}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--without", action="append", default=[], choices=sorted(FAULTS))
+    parser.add_argument("--brief", action="store_true", help="no shrinking, one line a failure")
+    parser.add_argument("--trace", action="store_true", help="where it breaks, with its traceback")
+    chosen = parser.parse_args(arguments)
+    failures = 0
+    begun = time.perf_counter()
+    for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
+        options = Options.of(seed)
+        for fault in chosen.without:
+            options = options.without(fault)
+        try:
+            run(options)
+        except Exception as error:
+            failures += 1
+            if chosen.trace:
+                print("\n".join(trace(error)))
+                raise
+            if chosen.brief:
+                print(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                continue
+            print(f"seed {seed}\n{explain(options, error)}\n", flush=True)
+    print(f"{chosen.seeds} seeds, {failures} failures, {time.perf_counter() - begun:.1f} s")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

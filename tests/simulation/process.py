@@ -1,0 +1,422 @@
+"""One node as a process that can die: the real engine, and in place of its asyncio shell the same steps as events.
+
+    down --start--> opening (control log folded, VIEW won, partitions recovered and opened, one event each)
+         --all OPENs in--> serving --crash, or its log handle fails--> down
+
+All that is volatile goes with a crash; what was handed to the log before may still get there. Events of an earlier
+life of the process find that `life` has moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tidegrid.grid.engine.checkpoint import Recovery, checkpoint_chunks
+from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
+from tidegrid.grid.engine.node import Carry, Instant, Node, Request
+from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.reads import ScanRequest
+from tidegrid.grid.engine.retention import RetentionOptions
+from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.record import encode_open
+from tidegrid.grid.model.errors import GridError, LogFailedError, StorageFullError, WrongTailError
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Position, partition_log
+from tidegrid.grid.ring import ownership
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.local import RingOptions
+from tidegrid.grid.ring.messages import Envelope
+from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.ring.view import Member
+from tidegrid.v1.control_pb2 import ControlRecord
+
+from tests.simulation import auditor
+from tests.simulation.judge import Violation
+from tests.simulation.options import LIMITS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+CONTROL_READ_BYTES = 200
+RECLAIM_BUDGET = 3
+TURN_WRITES = 4
+
+
+class Process:
+    def __init__(self, world: World, me: NodeId) -> None:
+        self.world, self.me = world, me
+        self.node: Node | None = None
+        self.serving = False
+        self.life = 0
+        self.incarnation = Incarnation(0)
+        self.listeners: list[Callable[[], None]] = []  # told of closes, of starts and of deaths
+        self._forget()
+
+    def _forget(self) -> None:
+        self.node, self.serving = None, False
+        self._log_dead = False
+        self._turn_due = self._reading = self._control_grew = self._at_tail_wanted = self._reclaiming = False
+        self._timer = 0
+
+    # Life -------------------------------------------------------------------------------------------------------
+
+    def start(self, *, first: bool = False) -> None:
+        world = self.world
+        self.life += 1
+        self._forget()
+        saved = world.log.load_checkpoint(CONTROL_LOG) if world.happens(0.7) else None
+        control = ControlState.from_bytes(b"".join(saved[1])) if saved is not None else ControlState()
+        self._fold(control)
+        known = control.view.members.get(self.me)
+        self.incarnation = Incarnation(known.incarnation + 1 if known is not None else 1)
+        world.note("node %s starts as incarnation %s", self.me, self.incarnation)
+        if first:
+            self._join(control)
+        else:
+            self.soon(0.01, lambda: self._join(control))
+
+    def crash(self) -> None:
+        world = self.world
+        if self.node is None:
+            return
+        world.note("node %s crashes", self.me)
+        self.life += 1
+        self._forget()
+        self._tell_listeners()
+        world.soon(0.08, self.start)
+
+    def soon(self, mean: float, action: Callable[[], None]) -> None:
+        """In this life only."""
+        life = self.life
+
+        def run() -> None:
+            if self.life == life:
+                action()
+
+        self.world.soon(mean, run)
+
+    def _fold(self, control: ControlState) -> None:
+        for item in self.world.log.read(CONTROL_LOG, control.position, 1 << 30):
+            control.apply(item.position, ControlRecord.FromString(item.payload))
+
+    # Opening, as runtime/opening.py does it -----------------------------------------------------------------------
+
+    def _join(self, control: ControlState) -> None:
+        world, member = self.world, Member(self.me, self.incarnation)
+        view = ControlRecord(view=ownership.plan_view(control, member, list(world.processes)))
+        try:
+            world.append(Entry(CONTROL_LOG, control.position, control.closed, view.SerializeToString()))
+        except WrongTailError:
+            self._fold(control)
+            self.soon(0.003, lambda: self._join(control))
+            return
+        self._fold(control)
+        options = world.options
+        owned = control.view.owned_by(self.me, self.incarnation)
+        self.node = node = Node(
+            self.me,
+            self.incarnation,
+            control,
+            LIMITS,
+            RingOptions(tick=options.tick),
+            RetentionOptions(history_seconds=options.history_seconds, proposal_seconds=0.2),
+            options.recent_bytes // max(1, len(owned)),
+        )
+        node.control_records(self.instant(), [])
+        for partition in owned:
+            self.soon(0.01, lambda partition=partition: self._recover(node, partition, control.closed))
+
+    def _recover(self, node: Node, number: PartitionId, closed: Epoch) -> None:
+        log = self.world.log
+        partition = node.adopt(number)
+        recovery = Recovery(partition, node.writes.reference_maps)
+        saved = log.load_checkpoint(partition_log(number)) if self.world.happens(0.7) else None
+        if saved is not None:
+            for chunk in saved[1]:
+                recovery.chunk(chunk)
+            assert recovery.position == saved[0]
+        self._open(node, partition, recovery, closed)
+
+    def _open(self, node: Node, partition: Partition, recovery: Recovery, closed: Epoch) -> None:
+        """Reads to the tail, then OPEN there; read on, if something of the life before came in between."""
+        world, number = self.world, partition.id
+        while records := world.log.read(partition_log(number), recovery.position, 500):
+            recovery.records(records)
+        auditor.check_partition(world.judge, partition, reclaimed_to=node.control.horizon)
+        stamp = ownership.open_stamp(node.epoch, closed, partition.last_stamp)
+        term = node.control.view.owners[number].term
+        payload = encode_open(number, term, stamp, self.me, self.incarnation, world.time_ms)
+        expected = partition.tail
+
+        def append() -> None:
+            try:
+                position = world.append(Entry(partition_log(number), expected, stamp, payload))
+            except WrongTailError:
+                self._open(node, partition, recovery, closed)
+                return
+            node.opened(self.instant(), number, position, stamp)
+            owned = node.control.view.owned_by(self.me, self.incarnation)
+            if all(p in node.partitions and node.partitions[p].state is PartitionState.OPEN for p in owned):
+                self.serving = True
+                self.control_grew()
+                self._tell_listeners()
+                self._soon_turn()
+
+        self.soon(0.005, append)
+
+    # The shell, as runtime/driver.py does it ----------------------------------------------------------------------
+
+    def instant(self) -> Instant:
+        return Instant(self.world.now, self.world.time_ms)
+
+    def submit(self, request: Request, carry: Carry, seconds: float) -> None:
+        assert self.node is not None and self.serving
+        self.node.submit(self.instant(), request, carry, self.world.now + seconds)
+        self._soon_turn()
+
+    def receive(self, envelope: Envelope) -> None:
+        if self.node is not None and self.serving:
+            self.node.message(self.instant(), envelope)
+            self._soon_turn()
+
+    def _soon_turn(self) -> None:
+        if not self._turn_due:
+            self._turn_due = True
+            self.soon(0.0003, self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        node = self.node
+        if node is None:
+            return
+        self._perform()
+        if node.compute(self.instant(), TURN_WRITES):
+            self._perform()
+            self._soon_turn()
+        if not node.control.closed < node.epoch < node.control.limit:
+            raise Violation(f"E: epoch {node.epoch} outside ({node.control.closed}, {node.control.limit})")
+        self._set_timer()
+
+    def _perform(self) -> None:
+        assert self.node is not None
+        for effect in self.node.take():
+            self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case AppendFrame():
+                self._append(effect)
+            case Answered(requests):
+                for request in requests:
+                    request.reply_to(request)
+            case Tell(to, envelope):
+                self.world.deliver(to, envelope)
+            case ClosedTo():
+                self._tell_listeners()
+                self._reclaim_soon()
+            case AppendControl():
+                self._append_control(effect)
+            case ReadControl():
+                self._at_tail_wanted = True
+                self.control_grew()
+
+    def _set_timer(self) -> None:
+        assert self.node is not None
+        self._timer += 1
+        timer, due = self._timer, self.node.deadline()
+        if due is None:
+            return
+        life = self.life
+
+        def passed() -> None:
+            if self.life == life and self._timer == timer and self.node is not None:
+                self.node.time_passed(self.instant())
+                self._soon_turn()
+
+        self.world.later(max(0.0, due - self.world.now), passed)
+
+    def _tell_listeners(self) -> None:
+        for listener in self.listeners:
+            listener()
+
+    # The log ----------------------------------------------------------------------------------------------------
+
+    def _reach(self, mean: float, entry: Entry, hear: Callable[[Position | GridError], None]) -> None:
+        """Hands an entry to the log. It gets there later, perhaps after this process died; what came of it is heard
+        later still."""
+        world, life = self.world, self.life
+
+        def reach() -> None:
+            if self.life != life and not world.happens(world.options.late_append):
+                return
+            outcome: Position | GridError
+            try:
+                if self.life == life and self._log_dead:
+                    raise LogFailedError("the log has failed")
+                if world.happens(world.faults.storage_full):
+                    raise StorageFullError("no space")
+                if self.life == life and world.happens(world.faults.log_failure):
+                    self._log_dead = True
+                    if world.happens(0.5):
+                        world.append(entry)
+                    raise LogFailedError("a sync failed")
+                outcome = world.append(entry)
+            except GridError as error:
+                world.note("node %s: append to %s fails: %s", self.me, entry.log, type(error).__name__)
+                outcome = error
+            if self.life == life:
+                self.soon(0.001, lambda: hear(outcome))
+
+        world.soon(mean, reach)
+
+    def _append(self, effect: AppendFrame) -> None:
+        def hear(outcome: Position | GridError) -> None:
+            node = self.node
+            assert node is not None
+            if isinstance(outcome, GridError):
+                node.append_failed(self.instant(), effect.partition, outcome)
+                if isinstance(outcome, LogFailedError):
+                    self._fail(outcome)
+                    return
+            else:
+                node.landed(self.instant(), effect.partition, outcome)
+            self._turn()
+
+        self._reach(self.world.options.append_delay, effect.entry, hear)
+
+    def _append_control(self, effect: AppendControl) -> None:
+        assert self.node is not None
+        closed = self.node.control.closed
+        entry = Entry(CONTROL_LOG, effect.expected, closed, effect.record.SerializeToString())
+
+        def hear(outcome: Position | GridError) -> None:
+            if isinstance(outcome, GridError):
+                assert self.node is not None
+                self.node.control_failed(self.instant(), effect, outcome)
+                if isinstance(outcome, LogFailedError):
+                    self._fail(outcome)
+                    return
+                self._soon_turn()
+
+        self._reach(self.world.options.control_delay, entry, hear)
+
+    def _fail(self, error: GridError) -> None:
+        """The log handle is dead: what is in flight is answered, then somebody starts the process again."""
+        assert self.node is not None
+        self.node.fail(error)
+        self._perform()
+        if any(partition.state is PartitionState.OPEN for partition in self.node.partitions.values()):
+            raise Violation("F3: a partition is open on a dead log")
+        self.soon(0.05, self.crash)
+
+    def control_grew(self) -> None:
+        self._control_grew = True
+        if not self._reading and self.serving:
+            self._reading = True
+            self.soon(0.001, self._read_pass)
+
+    def _read_pass(self) -> None:
+        self._control_grew = False
+        self._read_some()
+
+    def _read_some(self) -> None:
+        assert self.node is not None
+        records = self.world.log.read(CONTROL_LOG, self.node.control.position, CONTROL_READ_BYTES)
+        self.soon(self.world.options.control_delay, lambda: self._read_came(records))
+
+    def _read_came(self, records: list) -> None:  # type: ignore[type-arg]
+        node = self.node
+        assert node is not None
+        if records:
+            node.control_records(self.instant(), records)
+            self._soon_turn()
+            self._read_some()
+            return
+        if self._at_tail_wanted:
+            self._at_tail_wanted = False
+            node.control_at_tail(self.instant())
+        self._soon_turn()
+        if self._control_grew:
+            self._read_pass()
+        else:
+            self._reading = False
+
+    def _reclaim_soon(self) -> None:
+        if self.node is not None and self.node.retention.pending and not self._reclaiming:
+            self._reclaiming = True
+            self.soon(0.001, self._reclaim)
+
+    def _reclaim(self) -> None:
+        assert self.node is not None
+        if self.node.reclaim(RECLAIM_BUDGET):
+            self.soon(0.001, self._reclaim)
+        else:
+            self._reclaiming = False
+
+    # Checkpoints and audits ---------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        world, node = self.world, self.node
+        if node is None or not self.serving:
+            return
+        if world.happens(0.3):
+            world.log.save_checkpoint(CONTROL_LOG, node.control.position, [node.control.to_bytes()])
+            return
+        partition = world.chance.choice(list(node.partitions.values()))
+        if partition.state is not PartitionState.OPEN:
+            return
+        chunks = checkpoint_chunks(partition)
+        taken = [next(chunks)]
+        position = partition.tail
+
+        def go_on() -> None:
+            chunk = next(chunks, None)
+            if chunk is not None:
+                taken.append(chunk)
+                self.soon(0.01, go_on)
+                return
+            before = world.log.load_checkpoint(partition_log(partition.id))
+            if before is None or before[0] <= position:
+                world.log.save_checkpoint(partition_log(partition.id), position, taken)
+
+        self.soon(0.01, go_on)
+
+    def audit(self) -> None:
+        """A scan as of some epoch that is closed here, at once and without the network."""
+        node, world = self.node, self.world
+        if node is None or not self.serving or not node.control.closed:
+            return
+        partition = world.chance.choice(list(node.partitions.values()))
+        if partition.state is not PartitionState.OPEN:
+            return
+        name = world.chance.choice(("raw", "latest", "totals", "plain", "prices"))
+        closed = node.control.closed
+        epoch = Epoch(world.chance.randint(max(1, node.control.horizon), closed))
+        if name in node.catalog.maps:
+
+            def reply(request: ScanRequest) -> None:
+                if request.error is not None:
+                    raise Violation(f"I5: a scan as of {epoch} (closed {closed}) was refused: {request.error}")
+                auditor.check_read(world.judge, request, node.control.closed)
+
+            self.submit(auditor.full_scan(name, partition, epoch, reply), Carry(b"", Position(0), Epoch(0)), 1.0)
+            self._perform()
+
+    def check_all(self) -> None:
+        """Everything this node holds, at rest."""
+        node, judge = self.node, self.world.judge
+        assert node is not None
+        for partition in node.partitions.values():
+            auditor.check_partition(judge, partition, reclaimed_to=node.control.horizon)
+            for table in partition.tables.values():
+                table._check()
+            fresh = Partition(partition.id, partition.limits, judge.session_epochs, 0)
+            recovery = Recovery(fresh, node.writes.reference_maps)
+            recovery.records(self.world.log.read(partition_log(partition.id), Position(0), 1 << 30))
+            auditor.check_partition(judge, fresh, reclaimed_to=Epoch(0))
+            facts = ("term", "tail", "last_stamp", "references_changed", "opened")
+            live, recovered = ([getattr(one, fact) for fact in facts] for one in (partition, fresh))
+            if live != recovered:
+                raise Violation(f"I11: partition {partition.id} is {live}, recovered {recovered}")
+            if not node.drained or node.writes._queued_bytes or partition.queued_bytes:
+                raise Violation(f"partition {partition.id} of node {self.me} is not at rest")

@@ -1,0 +1,204 @@
+"""A grid in virtual time: one seeded source of chance, one queue of events, the logs, the network and its nodes.
+
+Nothing runs at the same time as anything else, and nothing is random but through `chance`; so a run is a function of
+its options alone. The judge hears of every record before anybody else does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+
+from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.memory_state import MemoryLogState
+from tidegrid.grid.model.ids import CONTROL_LOG, NodeId, PartitionId, Position
+from tidegrid.grid.model.maps import KeyField, MapSpec
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.declarations import spec_message
+from tidegrid.grid.ring.messages import Envelope
+from tidegrid.triggers.loader import load_modules
+from tidegrid.v1.control_pb2 import ControlRecord, Deploy, GridCreated, MapDeclared, Module
+
+from tests.simulation.clients import Client
+from tests.simulation.content import Keys, source
+from tests.simulation.followers import Follower
+from tests.simulation.judge import Judge, Violation
+from tests.simulation.options import LIMITS, Options
+from tests.simulation.process import Process
+
+GRID_ID = b"0123456789abcdef"
+TRACE_KEPT = 400
+
+
+class World:
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.faults = options
+        self.chance = random.Random(options.seed)
+        self.now = 0.0
+        self.log = MemoryLogState(gap_seed=options.seed + 1, record_bytes_max=LIMITS.record_bytes_max)
+        self.keys = Keys(options.partitions)
+        self.judge = Judge(self.keys)
+        self.truth = ControlState()
+        self.trace: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=TRACE_KEPT)
+        self.codes = 0
+        self.extra_maps: list[tuple[str, Position]] = []
+        self.storm = True
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self.processes: dict[NodeId, Process] = {}
+        created = GridCreated(
+            grid_id=GRID_ID, partitions=options.partitions, limit=options.limit, session_epochs=options.session_epochs
+        )
+        self.declare(ControlRecord(created=created))
+        self.deploy()
+        self.processes = {NodeId(number): Process(self, NodeId(number)) for number in range(options.nodes)}
+        self.clients = [Client(self, number) for number in range(options.clients)]
+        self.followers = [Follower(self, number) for number in range(options.followers)]
+
+    # Time and chance --------------------------------------------------------------------------------------------
+
+    @property
+    def time_ms(self) -> int:
+        return 1_000_000 + int(self.now * 1000)
+
+    def later(self, delay: float, action: Callable[[], None]) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (self.now + delay, self._sequence, action))
+
+    def soon(self, mean: float, action: Callable[[], None]) -> None:
+        self.later(self.chance.expovariate(1 / mean), action)
+
+    def happens(self, probability: float) -> bool:
+        return probability > 0 and self.chance.random() < probability
+
+    def every(self, rate: float, action: Callable[[], None]) -> None:
+        """While the storm lasts, about `rate` times a second."""
+        if rate > 0:
+
+            def again() -> None:
+                if self.storm:
+                    action()
+                    self.soon(1 / rate, again)
+
+            self.soon(1 / rate, again)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._events and self._events[0][0] <= end:
+            self.now, _, action = heapq.heappop(self._events)
+            action()
+        self.now = end
+
+    def note(self, text: str, *facts: object) -> None:
+        self.trace.append((self.now, text, facts))
+
+    # The logs ---------------------------------------------------------------------------------------------------
+
+    def append(self, entry: Entry) -> Position:
+        """Raises as the log does."""
+        (position,) = self.log.append([entry])
+        self.judge.appended(entry, position)
+        if entry.log == CONTROL_LOG:
+            record = ControlRecord.FromString(entry.payload)
+            self.note("control %s: %s", position, record)
+            self.truth.apply(position, record)
+            for process in self.processes.values():
+                process.control_grew()
+        else:
+            self.note("log %s: position %s, stamp %s", entry.log, position, entry.epoch)
+        return position
+
+    def declare(self, record: ControlRecord) -> None:
+        """As an operator does who knows the end of the control log."""
+        self.append(Entry(CONTROL_LOG, self.truth.position, self.truth.closed, record.SerializeToString()))
+
+    def deploy(self) -> None:
+        self.codes += 1
+        modules = [("module", source(self.codes))]
+        deployment = load_modules(modules, self.truth.declared)
+        self.declare(
+            ControlRecord(
+                deploy=Deploy(
+                    hash=deployment.hash,
+                    modules=[Module(name=name, source=text) for name, text in modules],
+                    maps=[spec_message(spec) for spec in deployment.maps],
+                )
+            )
+        )
+
+    def declare_map(self) -> None:
+        name = f"extra{len(self.extra_maps)}"
+        spec = MapSpec(name, key=(KeyField("group"), KeyField("item", "int")))
+        self.declare(ControlRecord(map=MapDeclared(spec=spec_message(spec))))
+        self.extra_maps.append((name, self.truth.position))
+        self.chance.choice(self.clients).learn(self.truth.position, self.truth.closed)
+
+    # The network ------------------------------------------------------------------------------------------------
+
+    def deliver(self, to: NodeId, envelope: Envelope) -> None:
+        if self.happens(self.faults.loss):
+            return
+        data = envelope.to_bytes()
+        for _ in range(1 + self.happens(self.faults.double)):
+            self.soon(self.faults.message_delay, lambda: self.processes[to].receive(Envelope.from_bytes(data)))
+
+    def owner(self, partition: int) -> Process | None:
+        owner = self.truth.view.owners.get(PartitionId(partition))
+        return self.processes[owner.node] if owner is not None else None
+
+    # A run ------------------------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        options = self.options
+        for process in self.processes.values():
+            process.start(first=True)
+        for client in self.clients:
+            client.start()
+        for follower in self.followers:
+            follower.start()
+        self.every(options.map_rate, self.declare_map)
+        self.every(options.deploy_rate, self.deploy)
+        self.every(options.crash_rate, lambda: self.chance.choice(list(self.processes.values())).crash())
+        self.every(options.checkpoint_rate, lambda: self.chance.choice(list(self.processes.values())).checkpoint())
+        self.every(options.audit_rate, lambda: self.chance.choice(list(self.processes.values())).audit())
+        self.run(options.seconds)
+        self.calm()
+
+    def calm(self) -> None:
+        """Faults stop and nothing new is asked for: everything is answered, closed and followed within a bound."""
+        self.storm = False
+        for fault in ("loss", "double", "client_loss", "client_double", "crash", "storage_full", "log_failure"):
+            self.faults = self.faults.without(fault)
+        bound = 12.0
+        step = 0.1
+        while bound > 0 and (waits := self._unfinished()):
+            self.run(step)
+            bound -= step
+        waits = self._unfinished()
+        if waits:
+            raise Violation(f"I10: {waits}")
+        for process in self.processes.values():
+            process.check_all()
+
+    def _unfinished(self) -> str:
+        """What is still to come, in words."""
+        for process in self.processes.values():
+            if not process.serving:
+                return f"node {process.me} is not open"
+        for client in self.clients:
+            if client.outstanding:
+                return f"client {client.number} waits for {list(client.outstanding.values())[:2]}"
+        if self.truth.closed < self.judge.highest_stamp:
+            return f"closed is {self.truth.closed}, stamped is {self.judge.highest_stamp}"
+        if self.truth.activation_pending:
+            return "an activation is pending"
+        for process in self.processes.values():
+            if process.node is not None and process.node.control.position != self.truth.position:
+                return f"node {process.me} has not read the control log to its end"
+        for follower in self.followers:
+            if follower.after < self.truth.closed:
+                return f"follower {follower.number} is at {follower.after}, closed is {self.truth.closed}"
+        return ""
