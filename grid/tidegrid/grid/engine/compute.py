@@ -24,6 +24,16 @@ from tidegrid.triggers.runtime import FrameContext, Output, Rejection
 class References(Protocol):
     """The node's copies of the reference maps."""
 
+    @property
+    def through(self) -> Epoch:
+        """They contain everything at or below this closed epoch, and look-ups read as of it."""
+        ...
+
+    @property
+    def changed(self) -> Epoch:
+        """They have not changed after this epoch: what was read as of it holds as of `through`."""
+        ...
+
     def get(self, map_name: str, key: bytes, as_of: Epoch) -> bytes | None: ...
 
 
@@ -52,7 +62,7 @@ class Computation:
                 partition=frame.partition,
                 epoch=frame.stamp,
                 time_ms=frame.time_ms,
-                ref_epoch=frame.ref_epoch,
+                ref_epoch=references.changed,
                 seed=seed,
             )
             self._session = catalog.runtime.bind(context, self)

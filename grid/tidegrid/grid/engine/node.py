@@ -92,6 +92,7 @@ class Node:
         self.stopping = False
         self.closes = Closes()
         self._effects: list[Effect] = []
+        self._ready = False
         self._instant = Instant(0.0, 0)
         self._recent_bytes = recent_bytes
         seed = int.from_bytes(control.grid_id[:8], "big")
@@ -130,6 +131,7 @@ class Node:
         partition = Partition(number, self.limits, self.control.session_epochs, self._recent_bytes)
         partition.memory.closed = self.control.closed
         self.writes.partitions[number] = partition
+        self._refresh_ready()
         partition.declare({name: spec.stateful for name, spec in self.control.declared.items()})
         return partition
 
@@ -142,6 +144,8 @@ class Node:
         partition.opened.append((position, owner.term))
         partition.recent.start(stamp)
         partition.state = PartitionState.OPEN
+        self.writes.highest_stamp = max(self.writes.highest_stamp, stamp)
+        self._refresh_ready()
         self.ring.opened(instant.now, stamp)
         if self.ready():
             self._tell(self.references.opened(instant.now))
@@ -265,17 +269,17 @@ class Node:
 
     # The write path ----------------------------------------------------------------------------------------------
 
-    def compute_one(self, instant: Instant) -> bool:
-        """Computes one frame, if something waits. False: nothing did."""
+    def compute(self, instant: Instant, writes_max: int) -> bool:
+        """Computes frames until about `writes_max` writes are in them. False: nothing waited."""
         self._instant = instant
         if self.writes.idle:
             return False
-        worked = self.writes.compute_one(
-            self.catalog, self.ring.epoch, instant.time_ms, self.copies.through, self.copies
-        )
-        if worked:
-            self.ring.stirred(instant.now)
-        return worked
+        catalog, epoch, copies = self.catalog, self.ring.epoch, self.copies
+        worked = 0
+        while worked < writes_max and not self.writes.idle:
+            worked += self.writes.compute_one(catalog, epoch, instant.time_ms, copies)
+        self.ring.stirred(instant.now)
+        return True
 
     def landed(self, instant: Instant, partition: PartitionId, position: Position) -> None:
         self._instant = instant
@@ -285,6 +289,7 @@ class Node:
     def append_failed(self, instant: Instant, partition: PartitionId, error: GridError) -> None:
         self._instant = instant
         self.writes.failed(partition, error)
+        self._refresh_ready()
         self.ring.landed(instant.now)
 
     # The control log ---------------------------------------------------------------------------------------------
@@ -333,6 +338,7 @@ class Node:
                     owner is None or (owner.node, owner.incarnation) != (self.me, self.incarnation)
                 ):
                     self._answer(partition.close())
+            self._refresh_ready()
         elif isinstance(event, HorizonMoved):
             self.retention.moved(event.epoch)
 
@@ -345,6 +351,7 @@ class Node:
     def fail(self, error: GridError) -> None:
         """The log is dead for this process (rule F3)."""
         self.writes.fail(error)
+        self._refresh_ready()
 
     def _refresh_maps(self) -> None:
         declared = {name: spec.stateful for name, spec in self.control.declared.items()}
@@ -458,7 +465,7 @@ class Node:
         }
 
     def highest_stamp(self) -> Epoch:
-        return max((partition.highest_stamp for partition in self.partitions.values()), default=Epoch(0))
+        return self.writes.highest_stamp
 
     def reference_epoch(self) -> Epoch:
         return max((partition.references_changed for partition in self.partitions.values()), default=Epoch(0))
@@ -467,8 +474,11 @@ class Node:
         return Epoch(self._waits.highest(Milestone.CLOSED))
 
     def ready(self) -> bool:
+        return self._ready
+
+    def _refresh_ready(self) -> None:
         owned = self.control.view.owned_by(self.me, self.incarnation)
-        return bool(owned) and all(
+        self._ready = bool(owned) and all(
             number in self.partitions and self.partitions[number].state is PartitionState.OPEN for number in owned
         )
 

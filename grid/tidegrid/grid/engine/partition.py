@@ -72,12 +72,10 @@ class Partition:
             return False
         return self.in_flight is None or self.queued_bytes >= _EAGER_BYTES
 
-    def compute(
-        self, catalog: Catalog, epoch: Epoch, time_ms: int, ref_epoch: Epoch, references: References, seed: int
-    ) -> Frame:
+    def compute(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
         """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
         assert self.next is None and self.state is PartitionState.OPEN and epoch >= self.last_stamp
-        frame = Frame(self.id, self.term, epoch, time_ms, ref_epoch)
+        frame = Frame(self.id, self.term, epoch, time_ms, references.through)
         computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
         while self.queue:
             request = self.queue[0]

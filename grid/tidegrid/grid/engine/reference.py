@@ -45,6 +45,7 @@ class ReferenceCopies:
     def __init__(self, first_number: int = 0, retry_seconds: float = 0.25) -> None:
         """`first_number`: questions are numbered from it on; a life of the node must not use those of another."""
         self.through = Epoch(0)
+        self.changed = Epoch(0)  # an upper bound, at most `through`
         self._tables: dict[str, Table] = {}
         self._retry_seconds = retry_seconds
         self._target = Epoch(0)  # of the fetch under way; 0: none
@@ -99,7 +100,8 @@ class ReferenceCopies:
         if not self._missing:
             for row in self._rows:
                 self._tables.setdefault(row.map, Table()).insert(row.key, row.value, row.version, row.stamp)
-            self.through, self._target, self._rows = self._target, Epoch(0), []
+            self.through = self.changed = self._target
+            self._target, self._rows = Epoch(0), []
         return None
 
     def reclaim(self, horizon: Epoch, budget: int) -> None:

@@ -33,6 +33,7 @@ class WritePath:
         self.partitions: dict[PartitionId, Partition] = {}
         self.failure: GridError | None = None  # of the log: nothing is written any more
         self.storage_full = False
+        self.highest_stamp = Epoch(0)  # of anything computed or found in a log here
         self.written = 0  # writes landed since the start
         self.outputs = 0
         self.reference_maps: frozenset[str] = frozenset()
@@ -71,10 +72,8 @@ class WritePath:
         """Nothing waits to be computed."""
         return not self._waiting
 
-    def compute_one(
-        self, catalog: Catalog, epoch: Epoch, time_ms: int, ref_epoch: Epoch, references: References
-    ) -> bool:
-        """Computes the next frame of the partition that has waited longest. False: nothing to do."""
+    def compute_one(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References) -> int:
+        """Computes the next frame of the partition that has waited longest; returns how many writes it decided."""
         while self._waiting:
             partition = self.partitions[next(iter(self._waiting))]
             del self._waiting[partition.id]
@@ -82,13 +81,14 @@ class WritePath:
                 continue
             self._refuse_stale(partition, catalog)
             before = partition.queued_bytes
-            partition.compute(catalog, epoch, time_ms, ref_epoch, references, self._seed)
+            frame = partition.compute(catalog, epoch, time_ms, references, self._seed)
+            self.highest_stamp = epoch
             self._queued_bytes += partition.queued_bytes - before
             self._launch(partition)
             if partition.wants_computing():
                 self._waiting[partition.id] = None
-            return True
-        return False
+            return sum(len(portion.versions) for portion in frame.portions)
+        return 0
 
     def _refuse_stale(self, partition: Partition, catalog: Catalog) -> None:
         """A deployment since admission may have changed what may be written: ask again, for those it concerns."""

@@ -1,6 +1,6 @@
 """The shell of one node: takes inputs, steps the engine, performs its effects in order. It decides nothing about data.
 
-One turn (`_turn`): perform what the engine asks, compute one frame, and come again if there is more; between two turns
+One turn (`_turn`): perform what the engine asks, compute some frames, and come again if there is more; between two turns
 the event loop looks after sockets and files. All inputs of one turn of the event loop share one turn here.
 """
 
@@ -22,6 +22,7 @@ from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.peers import Peers
 
 CONTROL_READ_BYTES = 1024 * 1024
+TURN_WRITES = 500  # computed in one turn: more amortise better, but sockets and the token wait for them
 RECLAIM_BUDGET = 2_000  # steps in one turn of the event loop
 _log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Driver:
             return
         try:
             self._perform()
-            if self.node.compute_one(self._clock.instant()):
+            if self.node.compute(self._clock.instant(), TURN_WRITES):
                 self._perform()
                 self._soon()
         except GridError as error:
@@ -175,9 +176,7 @@ class Driver:
                 self._fail(error)
         else:
             self.node.landed(self._clock.instant(), effect.partition, position)
-        # Not `_soon`: whoever waits for this answer waits no turn more.
-        if not self._stopped:
-            self._turn()
+        self._soon()
 
     async def _append_control(self, effect: AppendControl) -> None:
         entry = Entry(CONTROL_LOG, effect.expected, self.node.control.closed, effect.record.SerializeToString())
