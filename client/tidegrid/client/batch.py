@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol
 
 from tidegrid.client.entry import Ack, Outcome
 from tidegrid.client.errors import NOT_STORED, RETRYABLE, error_of
-from tidegrid.client.session import Sequences
-from tidegrid.grid.model.errors import DeadlineError, FormatError, GridError
+from tidegrid.client.session import Sequences, is_client_session
+from tidegrid.grid.model.errors import DeadlineError, FormatError, GridError, OutcomeUnknownError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.v1 import grid_pb2
 
@@ -79,7 +79,7 @@ class Batch:
     """`lost`: an attempt went out and its answer did not come, so that only memory at the owner knows the outcome."""
 
     __slots__ = (
-        "conditions", "expires", "first", "keys", "lost", "map", "ops", "partition", "problem", "receiver", "schema",
+        "conditions", "expires", "first", "keys", "lost", "map", "ops", "partition", "problem", "receiver", "renamed", "schema",
         "sequences", "settled", "tries", "values",
     )  # fmt: skip
 
@@ -110,6 +110,7 @@ class Batch:
         self.expires = expires
         self.tries = 0
         self.lost = False
+        self.renamed = False
         self.settled = False
         self.problem: GridError | None = None
 
@@ -142,7 +143,7 @@ class Batch:
             self.map, self.partition, self.schema, self.keys[begin:end], self.values[begin:end], self.ops[begin:end], conditions,
             self.receiver.part(begin, end), self.sequences, self.first + begin, self.expires,
         )  # fmt: skip
-        made.tries, made.lost, made.problem = self.tries, self.lost, self.problem
+        made.tries, made.lost, made.renamed, made.problem = self.tries, self.lost, self.renamed, self.problem
         return made
 
     def settle(self, answer: grid_pb2.WriteAnswer) -> list[Batch]:
@@ -166,6 +167,10 @@ class Batch:
 
     def _settle_rows(self, answer: grid_pb2.WriteAnswer) -> list[Batch]:
         errors = {row.index: error_of(row.error) for row in answer.errors}
+        if any(isinstance(error, OutcomeUnknownError) for error in errors.values()) and self._may_rename(len(errors)):
+            self.settled = False
+            self.problem = next(iter(errors.values()))
+            return [self]
         repeated = set(answer.repeated_at)
         epochs = [epoch for epoch, count in zip(answer.epochs, answer.epoch_counts, strict=True) for _ in range(count)]
         epochs += [0] * (len(answer.versions) - len(epochs))
@@ -183,6 +188,25 @@ class Batch:
             batch.problem = errors[batch.first - self.first]
         self.sequences.split(self.first, [(batch.first, len(batch.keys)) for batch in again])
         return again
+
+    def _may_rename(self, refused: int) -> bool:
+        """Whether an expired session is no loss: nothing was applied under these names, nor ever will be.
+
+        That is so when this was the only attempt that reached the node. It happens to a client that was idle for long.
+        """
+        return (
+            not self.lost
+            and not self.renamed
+            and refused == len(self.keys)
+            and is_client_session(self.sequences.session)
+        )
+
+    def rename(self, sequences: Sequences) -> None:
+        """Goes on under another session."""
+        self.sequences.answered(self.first)
+        self.sequences, self.first = sequences, sequences.take(len(self.keys))
+        self.renamed = True
+        self.problem = None
 
     def fail(self, error: GridError) -> None:
         if not self.settled:

@@ -24,7 +24,14 @@ from tidegrid.client.read_batch import ReadBatch
 from tidegrid.client.routing import Routing, routing_of
 from tidegrid.client.session import Sessions
 from tidegrid.client.transport import Transport
-from tidegrid.grid.model.errors import CallerError, DeadlineError, GridError, PeerError, UnavailableError
+from tidegrid.grid.model.errors import (
+    CallerError,
+    DeadlineError,
+    GridError,
+    OutcomeUnknownError,
+    PeerError,
+    UnavailableError,
+)
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.v1 import control_pb2, grid_pb2
 
@@ -94,6 +101,7 @@ class Dispatcher:
         """Learns the routing anew from any node. Callers at the same time share one question."""
         if self._hello is None or self._hello.done():
             self._hello = self._loop.create_task(self._ask_routing(min(timeout, HELLO_SECONDS_MAX)))
+            self._hello.add_done_callback(_looked_at)
         await asyncio.shield(self._hello)
 
     async def _ask_routing(self, timeout: float) -> None:
@@ -243,6 +251,11 @@ class Dispatcher:
 
     def again(self, batches: list[Batch], reads: list[ReadBatch], error: GridError | None) -> None:
         tries = 0
+        for batch in batches:
+            if isinstance(batch.problem, OutcomeUnknownError):
+                batch.rename(
+                    self.sessions.of(batch.partition, Epoch(self.causality.epoch), renew=batch.sequences.session)
+                )
         for item in _items(batches, reads):
             item.tries += 1
             tries = max(tries, item.tries)
@@ -351,6 +364,12 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *(lane.close() for lane in self._lanes.values()), return_exceptions=True)
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Whoever asked may be gone by now."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _items(batches: list[Batch], reads: list[ReadBatch]) -> list[Batch | ReadBatch]:

@@ -21,7 +21,7 @@ from tidegrid.client.grpc_transport import GrpcTransport, TlsOptions
 from tidegrid.client.map import Map
 from tidegrid.client.routing import spec_message
 from tidegrid.client.transport import Transport
-from tidegrid.grid.model.errors import ConfigurationError, GridError, PeerError, UnknownMapError
+from tidegrid.grid.model.errors import ConfigurationError, EpochTooNewError, GridError, PeerError, UnknownMapError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.maps import KeyField, MapKind, MapSpec
 from tidegrid.v1 import control_pb2, grid_pb2
@@ -88,6 +88,8 @@ class Grid:
         """Returns once `epoch` is closed, with the highest closed epoch. Raises DeadlineError, EpochTooNewError."""
         if epoch <= self._dispatcher.closed:
             return self._dispatcher.closed
+        if epoch >= 1 << 64:
+            raise EpochTooNewError.of(epoch, self._dispatcher.causality.epoch)
         reply = await self._dispatcher.ask("WaitEpoch", grid_pb2.WaitEpochRequest(closed=epoch), self._until(deadline))
         self._dispatcher.see_closed(reply.closed)
         return self._dispatcher.closed

@@ -132,7 +132,11 @@ class Lane:
 
     async def _send(self) -> None:
         while True:
-            request = None if self.paused else self._compose()
+            try:
+                request = None if self.paused else self._compose()
+            except Exception as defect:  # nobody waits for this task: whoever waits for the lane has to hear of it
+                self.drain(_defect(defect))
+                continue
             if request is None:
                 self._sleeper = self._loop.create_future()
                 await self._sleeper
@@ -225,6 +229,9 @@ class Lane:
                 self._settle(await exchange.receive())
         except GridError as problem:
             self._break(exchange, problem)
+        except Exception as defect:
+            self.drain(_defect(defect))
+            self._break(exchange, _defect(defect))
 
     def _settle(self, reply: grid_pb2.ExchangeReply) -> None:
         request = self._take(reply.id)
@@ -368,6 +375,10 @@ class Lane:
             self._exchange.close()
             self._exchange = None
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _defect(defect: Exception) -> GridError:
+    return GridError(f"a defect of the client ({defect!r}); the outcome is unknown. Please report it")
 
 
 def _expire(items: Iterable[Batch] | Iterable[ReadBatch], now: float, in_flight: bool) -> None:

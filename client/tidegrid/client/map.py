@@ -15,7 +15,7 @@ from tidegrid.client.feed import BUFFER_BYTES, PATIENCE_SECONDS, Feed
 from tidegrid.client.rows import AsyncRows, IterableRows, Rows
 from tidegrid.client.scan import scan
 from tidegrid.client.session import NamedSession
-from tidegrid.grid.model.errors import CallerError, UnknownMapError
+from tidegrid.grid.model.errors import CallerError, UnavailableError, UnknownMapError
 from tidegrid.grid.model.ids import PartitionId
 from tidegrid.grid.model.keys import encode_key, prefix_range
 from tidegrid.grid.model.limits import Limits
@@ -63,6 +63,8 @@ class Map:
         if dispatcher.closing:
             raise closed_error()
         assert dispatcher.routing is not None
+        if not dispatcher.partitions:
+            raise UnavailableError("the grid is starting, its partitions have no owner yet; wait a moment", address="")
         if self.name not in dispatcher.routing.maps:
             await dispatcher.refresh()
         routing = dispatcher.routing
@@ -133,6 +135,8 @@ class Map:
     ) -> Ack:
         if if_absent and if_version:
             raise CallerError("give either if_version or if_absent")
+        _check_number("if_version", if_version, 0, 1 << 64)
+        _check_number("schema", schema, 0, 1 << 32)
         column = self._column(self._partition_of(key), schema, deadline)
         index = len(column.keys)
         if if_absent or if_version is not None:
@@ -199,6 +203,7 @@ class Map:
         if not self._partitions:
             await self._resolve()
         self._check_open()
+        _check_number("schema", schema, 0, 1 << 32)
         writer = BulkWriter(
             self._dispatcher,
             self.name,
@@ -257,6 +262,7 @@ class Map:
         self, key: bytes, as_of: int | None, at_least: int | None, expires: float
     ) -> asyncio.Future[Entry | None]:
         self._check_open()
+        _check_epochs(as_of, at_least)
         partition = self._partition_of(key)
         future: asyncio.Future[Entry | None] = self._loop.create_future()
         batch = self._dispatcher.lane(partition).read_batch(self.name, as_of or 0, at_least or 0, expires)
@@ -286,6 +292,7 @@ class Map:
         if not self._partitions:
             await self._resolve()
         self._check_open()
+        _check_epochs(as_of, at_least)
         if prefix is not None and (begin is not None or end is not None):
             raise CallerError("give either a prefix, or begin and end")
         if prefix is not None:
@@ -326,5 +333,16 @@ class Map:
         """
         if snapshot and after is not None:
             raise CallerError("a snapshot chooses its own epoch: give either `snapshot` or `after`")
+        _check_number("after", after, 0, 1 << 64)
         self._check_open()
         return Feed(self._dispatcher, self.name, after, snapshot, buffer_bytes, marks, patience)
+
+
+def _check_epochs(as_of: int | None, at_least: int | None) -> None:
+    _check_number("as_of", as_of, 1, 1 << 64)
+    _check_number("at_least", at_least, 0, 1 << 64)
+
+
+def _check_number(name: str, number: int | None, low: int, end: int) -> None:
+    if number is not None and not (isinstance(number, int) and low <= number < end):
+        raise CallerError(f"{name} is a whole number from {low} on, not {number!r}")

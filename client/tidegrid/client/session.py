@@ -85,9 +85,9 @@ class Sessions:
         self._session = b""
         self._sequences: dict[PartitionId, Sequences] = {}
 
-    def of(self, partition: PartitionId, epoch: Epoch) -> Sequences:
-        """Where new writes to `partition` are counted at `epoch`."""
-        if epoch >= self._renew_at:
+    def of(self, partition: PartitionId, epoch: Epoch, renew: bytes = b"") -> Sequences:
+        """Where new writes to `partition` are counted at `epoch`; in another session than `renew`, which has expired."""
+        if epoch >= self._renew_at or self._session == renew:
             self._session = _CLIENT + os.urandom(7) + epoch.to_bytes(8, "big") + os.urandom(8)
             self._renew_at = epoch + max(1, self.session_epochs // 2)
             self._sequences = {}
@@ -95,3 +95,7 @@ class Sessions:
         if known is None:
             known = self._sequences[partition] = Sequences(self._session)
         return known
+
+
+def is_client_session(session: bytes) -> bool:
+    return session.startswith(_CLIENT)

@@ -93,6 +93,15 @@ def test_sections_of_one_record_are_numbered_on() -> None:
     ]
 
 
+def test_what_a_source_repeats_is_passed_over() -> None:
+    merge = FeedMerge(3, 1000)
+    merge.open("a", 3)
+    merge.offer("a", [entry(2, 0, 1), entry(3, 0, 2), entry(4, 0, 3)], 4)
+    merge.offer("a", [entry(4, 0, 3), entry(5, 0, 4)], 5)
+    batches = [merge.take(), merge.take(), merge.take()]
+    assert [batch and (batch.epoch, len(batch)) for batch in batches] == [(4, 1), (5, 1), None]
+
+
 def test_a_cut_source_holds_the_others_up_until_it_has_a_successor() -> None:
     merge = FeedMerge(0, 1000)
     merge.open("a", 0)

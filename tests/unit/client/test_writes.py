@@ -22,6 +22,7 @@ from tidegrid.grid.model.errors import (
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import decode_value
+from tidegrid.v1 import grid_pb2
 
 from tests.unit.client.fake_grid import FakeGrid, until
 
@@ -169,6 +170,15 @@ async def test_no_answer_until_the_deadline_is_an_unknown_outcome(fake: FakeGrid
     assert second.lowest_unanswered == second.first_sequence
 
 
+async def test_a_lost_answer_and_then_no_node_is_an_unknown_outcome(fake: FakeGrid, grid: Grid) -> None:
+    fake.lose_answers = 1
+    put = asyncio.ensure_future(grid.map("m").put("a", 1, deadline=0.2))
+    await until(lambda: fake.applied)
+    fake.kill(0)
+    with pytest.raises(DeadlineError, match="unknown"):
+        await put
+
+
 async def test_a_dead_node_is_named(fake: FakeGrid, grid: Grid) -> None:
     fake.kill(0)
     with pytest.raises(UnavailableError, match=r"node0:1.*not stored"):
@@ -222,6 +232,24 @@ async def test_cancelled_puts_do_not_hurt_the_others(fake: FakeGrid, grid: Grid)
     assert once(fake)
 
 
+async def test_a_put_that_was_cancelled_before_it_was_sent_is_not_sent(fake: FakeGrid, grid: Grid) -> None:
+    m = grid.map("m")
+    fake.kill(0)
+    puts = [asyncio.ensure_future(m.put(1, index, if_absent=index == 4)) for index in range(5)]
+    deletes = [asyncio.ensure_future(m.delete(1)) for _ in range(2)]
+    hellos = fake.hellos
+    await until(lambda: fake.hellos > hellos)
+    later = [asyncio.ensure_future(m.put(1, 10 + index)) for index in range(4)]
+    later.append(asyncio.ensure_future(m.delete(1)))
+    later.append(asyncio.ensure_future(m.put(1, 15, if_absent=True)))
+    await asyncio.sleep(0)
+    for index in (0, 2):
+        later[index].cancel()
+    fake.down.clear()
+    await asyncio.gather(*puts, *deletes, *later, return_exceptions=True)
+    assert stored(fake, 1) == [0, 1, 2, 3, None, None, 11, 13, None, 15]
+
+
 async def test_conditions(fake: FakeGrid, grid: Grid) -> None:
     m = grid.map("m")
     ack = await m.put("a", 1, if_absent=True)
@@ -244,6 +272,11 @@ async def test_bad_input_costs_no_message(fake: FakeGrid, grid: Grid) -> None:
         await m.put("a", "x" * 600_000)
     with pytest.raises(TooLargeError):
         await m.put("x" * 5000, 1)
+    for wrong in ({"schema": -1}, {"if_version": -1}, {"schema": 1 << 32}, {"if_version": 1, "if_absent": True}):
+        with pytest.raises(CallerError):
+            await m.put("a", 1, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(CallerError, match="as_of"):
+        await m.get("a", as_of=0)
     assert not fake.requests
     fake.add_map("flights")
     with pytest.raises(UnknownMapError, match="flights"):
@@ -264,6 +297,40 @@ async def test_sessions_are_renewed_by_epochs(fake: FakeGrid) -> None:
         assert sessions[0] == sessions[1] == sessions[2] != sessions[3]
         assert int.from_bytes(sessions[3][8:16], "big") > int.from_bytes(sessions[0][8:16], "big")
         assert fake.requests[-2].writes[0].first_sequence == 1
+
+
+async def test_an_idle_client_whose_session_has_expired(fake: FakeGrid) -> None:
+    fake.session_epochs = 10
+    expired: list[bytes] = []
+
+    def refuse(batch: grid_pb2.WriteBatch, index: int) -> OutcomeUnknownError | None:
+        if int.from_bytes(batch.session[8:16], "big") + 10 >= fake.epoch:
+            return None
+        expired.append(batch.session)
+        return OutcomeUnknownError("this session has expired")
+
+    fake.refuse_writes = refuse
+    async with connect("node0:1", transport=fake.transport()) as grid:
+        m = grid.map("m")
+        await m.put("a", 1)
+        fake.tick(50)
+        assert (
+            await m.put("a", 2)
+        ).version == 2  # nothing was applied under the old name: it is written under a new one
+        assert expired and stored(fake, "a") == [1, 2]
+        fake.tick(50)
+        outcomes = await m.put_many((index, index) for index in range(100))
+        assert all(isinstance(outcome, Ack) for outcome in outcomes)
+        # After a lost answer nobody knows, and the client must not guess.
+        fake.before_answer = lambda request: asyncio.sleep(0, fake.tick(50) if fake.lose_answers else None)
+        fake.lose_answers = 1
+        with pytest.raises(OutcomeUnknownError):
+            fake.memory.clear()
+            put = asyncio.ensure_future(m.put("b", 1))
+            await until(lambda: not fake.lose_answers)
+            fake.memory.clear()
+            await put
+    assert stored(fake, "b") == [1]
 
 
 async def test_outcome_unknown_passes_up(fake: FakeGrid, grid: Grid) -> None:
