@@ -183,6 +183,19 @@ async def test_snapshot_then_changes() -> None:
             assert not batch.snapshot and [change.key for change in batch.changes] == [(100,)]
 
 
+async def test_who_does_not_take_a_snapshot_stops_the_nodes(fake: FakeGrid, grid: Grid) -> None:
+    fake.entries_per_message = 1
+    fill(fake, 20, per_epoch=50)
+    async with grid.map("m").subscribe(snapshot=True, buffer_bytes=3_000) as feed:
+        for _ in range(3_000):
+            await asyncio.sleep(0)
+        assert fake.feeds[0].sent < 60 and feed.buffered_bytes < 3_500
+        rows = 0
+        while not feed.live:
+            rows += len(await anext(feed))
+        assert rows == 1_000
+
+
 async def test_the_snapshot_of_an_empty_map(fake: FakeGrid, grid: Grid) -> None:
     async with grid.map("m").subscribe(snapshot=True) as feed:
         batch = await anext(feed)

@@ -160,6 +160,8 @@ async def test_a_clash_with_a_column_of_an_earlier_run(path: Path) -> None:
     async with opened(path, source(), rename={"x": "y2"}) as sink:
         await sink.apply([changes(1, [("a", {"x": 1, "b": 1})])])
     async with opened(path, source(), rename={"x": "y2"}) as sink:
+        with pytest.raises(ConfigurationError, match="'B'"):
+            await sink.apply([changes(2, [("a", {"B": 1})])])
         await sink.apply([changes(2, [("a", {"x": 2, "b": 2})])])
         with pytest.raises(ConfigurationError, match="'B'"):
             await sink.apply([changes(3, [("a", {"B": 1})])])
