@@ -16,7 +16,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from tidegrid.grid.journal import checkpoints
 from tidegrid.grid.journal.checkpoints import CheckpointWriter
@@ -43,10 +43,12 @@ from tidegrid.grid.model.ids import Epoch, LogId, Position
 _INLINE_READ_BYTES_MAX = 256 * 1024
 
 
-class _Ticket(NamedTuple):
-    """Who waits for an append."""
+@dataclass(slots=True)
+class _Ticket:
+    """Who waits for an append, and what it is told."""
 
-    future: asyncio.Future[None]
+    future: asyncio.Future[tuple[Position, ...]]
+    positions: tuple[Position, ...] = ()
 
 
 class LocalLog:
@@ -105,19 +107,29 @@ class LocalLog:
 
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
         """See `Log.append`. Concurrent calls share one write and one sync."""
-        while True:
+        return await self.start(entries)
+
+    def start(self, entries: Sequence[Entry]) -> asyncio.Future[tuple[Position, ...]]:
+        future: asyncio.Future[tuple[Position, ...]] = self._loop.create_future()
+        self._start(entries, future)
+        return future
+
+    def _start(self, entries: Sequence[Entry], future: asyncio.Future[tuple[Position, ...]]) -> None:
+        if future.done():
+            return
+        ticket = _Ticket(future)
+        try:
             self._check_open()
-            ticket = _Ticket(self._loop.create_future())
-            try:
-                positions = self._sequence.add(entries, ticket)
-                break
-            except Undecided:
-                await self._next_settled()
+            ticket.positions = self._sequence.add(entries, ticket)
+        except Undecided:
+            self._next_settled().add_done_callback(lambda _: self._start(entries, future))
+            return
+        except GridError as error:
+            future.set_exception(error)
+            return
         if self._sequence.in_flight is None and not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)  # not at once: calls of the same turn of the loop share a batch
-        await ticket.future
-        return positions
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -164,7 +176,7 @@ class LocalLog:
             self._flush()
         for ticket in batch.tickets:
             if not ticket.future.done():
-                ticket.future.set_result(None)
+                ticket.future.set_result(ticket.positions)
         if self._followers:
             for log in {row.log for row in batch.rows}:
                 for wake in tuple(self._followers.get(log, {}).values()):

@@ -32,12 +32,19 @@ class MemoryLog:
         self._written_before = self.state.bytes_written
 
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
-        self._check_open()
+        return await self.start(entries)
+
+    def start(self, entries: Sequence[Entry]) -> asyncio.Future[tuple[Position, ...]]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[Position, ...]] = loop.create_future()
+        try:
+            self._check_open()
+        except GridError as error:
+            future.set_exception(error)
+            return future
         self._waiting.append((tuple(entries), future))
         self._schedule(loop)
-        return await future
+        return future
 
     async def tail(self, log: LogId) -> Position:
         return self.state.tail(log)

@@ -78,7 +78,7 @@ def recover(files: Files, options: LocalLogOptions) -> Recovered:
             spare = add_sealed(files, history, bases)
             proven = checkpoints.positions(files, salt)
             for at in spare:
-                history.verify(at)
+                history.index_of(at)  # before anything is changed: an index or the bytes must say that it ends there
             _verify_history(history, proven)
             found = scan_active(files, active_file, header, history, max(proven.values(), default=BEFORE_FIRST))
             _repair(files, options, names, history, found)
@@ -134,7 +134,7 @@ def checked_header(files: Files, file: File, base: int) -> SegmentHeader:
 def add_sealed(files: Files, history: History, bases: list[int]) -> list[int]:
     """All but the last segment, each checked to end where the next begins. Raises CorruptionError.
 
-    Returns the numbers of those that a crash left with spare space: only their bytes can tell where they end.
+    Returns the numbers of those that a crash left with spare space, whose length says nothing.
     """
     spare: list[int] = []
     for at, (base, end) in enumerate(pairwise(bases)):

@@ -9,6 +9,7 @@ Prior art: the shared log of Tango and Delos, which compare-and-append reduces t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,10 @@ class Checkpoint(NamedTuple):
 
 
 class Log(Protocol):
+    def start(self, entries: Sequence[Entry]) -> asyncio.Future[tuple[Position, ...]]:
+        """`append` without a task: sequenced before this returns, and the future is of its outcome."""
+        ...
+
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
         """Appends all entries, durably, or none. Returns their positions, in order.
 

@@ -34,6 +34,7 @@ class ExchangeCall:
         requests: list[WriteRequest | ReadRequest] = [*self._writes, *self._reads]
         for request in requests:
             driver.submit(request, carry, timeout)
+        driver.flush()
         if not requests:
             self._finish()
 

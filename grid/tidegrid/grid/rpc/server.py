@@ -40,6 +40,7 @@ class Outbox:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._ended = False
 
     def put(self, message: grid_pb2.ExchangeReply) -> None:
         self._messages.append(message)
@@ -50,11 +51,18 @@ class Outbox:
     async def room(self) -> None:
         await self._room.wait()
 
+    def end(self) -> None:
+        """What is there is still written."""
+        self._ended = True
+        self._changed.set()
+
     async def write_to(self, write: Callable[[grid_pb2.ExchangeReply], Awaitable[None]]) -> None:
         while True:
             while self._messages:
                 await write(self._messages.popleft())
             self._room.set()
+            if self._ended:
+                return
             self._changed.clear()
             await self._changed.wait()
 
@@ -67,6 +75,8 @@ def _exchange_handler(service: GridService) -> Any:
             while (message := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                 service.exchange(message, outbox.put)
                 await outbox.room()
+            outbox.end()
+            await writer  # a call cannot end in the middle of a write
         finally:
             writer.cancel()
 

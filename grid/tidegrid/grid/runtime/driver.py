@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
 from tidegrid.grid.engine.node import Carry, Instant, Node, Request
@@ -38,6 +39,8 @@ class Driver:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._turn_due = False
+        self._appending = 0
+        self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._control_reader: asyncio.Task[None] | None = None
@@ -90,7 +93,12 @@ class Driver:
     def _soon(self) -> None:
         if not self._turn_due and not self._stopped:
             self._turn_due = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Takes the turn that is due at once: all of a message has been submitted."""
+        if self._turn_due:
+            self._turn()
 
     def _turn(self) -> None:
         self._turn_due = False
@@ -103,7 +111,6 @@ class Driver:
                 self._soon()
         except GridError as error:
             self._fail(error)
-            return
         except Exception as error:
             self._fail(
                 GridError(
@@ -122,7 +129,8 @@ class Driver:
     def _do(self, effect: Effect) -> None:
         match effect:
             case AppendFrame():
-                self._spawn(self._append(effect))
+                self._appending += 1
+                self.log.start([effect.entry]).add_done_callback(partial(self._appended, effect))
             case Answered(requests):
                 for request in requests:
                     request.reply_to(request)
@@ -139,13 +147,14 @@ class Driver:
                 self._control_log_grew()
 
     def _set_timer(self) -> None:
+        """A timer that is early is harmless, and cheaper to leave than to set anew in every turn."""
+        deadline = self.node.deadline()
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        deadline = self.node.deadline()
-        if deadline is not None:
-            delay = max(0.0, deadline - self._clock.instant().now)
-            self._timer = self._loop.call_later(delay, self._time_passed)
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - self._clock.instant().now), self._time_passed)
 
     def _time_passed(self) -> None:
         self._timer = None
@@ -167,16 +176,23 @@ class Driver:
 
     # The log -----------------------------------------------------------------------------------------------------
 
-    async def _append(self, effect: AppendFrame) -> None:
-        try:
-            (position,) = await self.log.append([effect.entry])
-        except GridError as error:
+    def _appended(self, effect: AppendFrame, outcome: asyncio.Future[tuple[Position, ...]]) -> None:
+        self._appending -= 1
+        if outcome.cancelled() or self._stopped:
+            return
+        error = outcome.exception()
+        if error is None:
+            self.node.landed(self._clock.instant(), effect.partition, outcome.result()[0])
+        elif isinstance(error, GridError):
             self.node.append_failed(self._clock.instant(), effect.partition, error)
             if isinstance(error, LogFailedError):
                 self._fail(error)
         else:
-            self.node.landed(self._clock.instant(), effect.partition, position)
-        self._soon()
+            self._fail(GridError(f"the log met a defect ({error!r})"))
+        if self._appending:
+            self._soon()  # the others of its batch land in this same turn of the loop
+        else:
+            self._turn()  # whoever waits for this answer waits no turn more
 
     async def _append_control(self, effect: AppendControl) -> None:
         entry = Entry(CONTROL_LOG, effect.expected, self.node.control.closed, effect.record.SerializeToString())
@@ -229,11 +245,7 @@ class Driver:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while not self.node.drained or self._turn_due:
-                    pending = [*self._tasks]
-                    if pending:
-                        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    else:
-                        await asyncio.sleep(0)
+                    await self.turned()
 
     async def stop(self) -> None:
         self._stopped = True
