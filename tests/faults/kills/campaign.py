@@ -223,10 +223,10 @@ class Run:
         deadline = time.monotonic() + SECONDS_MAX
         while True:  # it is another process: its position table is what tells
             with (
-                contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as sql,
                 contextlib.suppress(sqlite3.OperationalError),
+                contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as sql,
             ):
-                found = sql.execute("SELECT epoch FROM tidegrid_position").fetchone()
+                found = sql.execute("SELECT epoch FROM tidegrid_position WHERE state = 'live'").fetchone()
                 if found is not None and found[0] >= last:
                     break
             assert time.monotonic() < deadline, f"the replica does not reach epoch {last}"
