@@ -46,26 +46,37 @@ def to_sql(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False, default=bytes.hex)
 
 
-def _always(found: Sequence[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """Like itemgetter, but a tuple for any number of positions."""
-    if len(found) == 1:
-        only = found[0]
-        return lambda values: (values[only],)
-    return itemgetter(*found) if found else lambda values: ()
+def _picker(names: Sequence[str]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    """Like itemgetter, but a tuple for any number of names."""
+    if len(names) == 1:
+        only = names[0]
+        return lambda value: (value[only],)
+    return itemgetter(*names) if names else lambda value: ()
 
 
 class Shape:
-    """How dicts with these fields in this order become rows: `columns` of the values, and `kept` to pick them."""
+    """How dicts with these fields become rows: `kept` picks what is in `columns`, `repeated` what the key has too."""
 
-    __slots__ = ("columns", "convert", "has_whole_key", "kept", "repeated", "repeats")
+    __slots__ = ("columns", "convert", "has_whole_key", "kept", "places", "repeated", "size")
 
-    def __init__(self, columns: list[str], kept: list[int], repeated: list[tuple[int, int]], key_size: int) -> None:
+    def __init__(
+        self, columns: list[str], kept: list[str], repeated: list[tuple[int, str]], key_size: int, of_dicts: bool = True
+    ) -> None:
+        repeated = sorted(repeated)
         self.columns = columns
-        self.kept = _always(kept)
-        self.repeats = repeated  # (index in the value, index in the key)
-        self.repeated = _always([value for value, _ in sorted(repeated, key=itemgetter(1))])
+        self.kept = _picker(kept)
+        self.repeated = _picker([name for _, name in repeated])
+        self.places = [place for place, _ in repeated]  # in the key
         self.has_whole_key = len(repeated) == key_size > 0
+        self.size = len(kept) + len(repeated) if of_dicts else -1  # fields of a dict of this shape
         self.convert = False  # learned: some of its values are nothing that SQL has
+
+
+def is_key_of(elements: tuple[Any, ...], raw_key: bytes) -> bool:
+    try:
+        return encode_key(elements, 1 << 30) == raw_key
+    except GridError:
+        return False
 
 
 class Columns:
@@ -79,6 +90,7 @@ class Columns:
         self.added: list[str] = []  # columns that the table does not have yet
         self._rename = dict(rename)
         self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._plain = Shape([VALUE], [VALUE], [], len(self.key_fields), of_dicts=False)
         self._owners: dict[
             bytes, str
         ] = {}  # folded column -> the field it holds; of the table's own columns their name
@@ -120,15 +132,15 @@ class Columns:
         if not self._has_value_column:
             self._has_value_column = True
             self.added.append(VALUE)
-        return self._shapes.setdefault(("\0plain",), Shape([VALUE], [0], [], len(self.key_fields)))
+        return self._plain
 
     def _make(self, names: tuple[str, ...]) -> Shape:
         columns: list[str] = []
-        kept: list[int] = []
-        repeated: list[tuple[int, int]] = []
-        for index, name in enumerate(names):
+        kept: list[str] = []
+        repeated: list[tuple[int, str]] = []
+        for name in names:
             if name in self.key_fields and name not in self._rename:
-                repeated.append((index, self.key_fields.index(name)))
+                repeated.append((self.key_fields.index(name), name))
                 continue
             column = self._rename.get(name, name)
             folded = fold(column)
@@ -139,7 +151,7 @@ class Columns:
                 self._known.add(folded)
                 self.added.append(column)
             columns.append(column)
-            kept.append(index)
+            kept.append(name)
         return Shape(columns, kept, repeated, len(self.key_fields))
 
     def _clash(self, name: str, column: str, owner: str) -> GridError:
@@ -156,15 +168,8 @@ class Columns:
             field=name,
         )
 
-    def key_row(self, raw_key: bytes, shape: Shape, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What the key columns hold. About 1 us when the value repeats the whole key."""
-        if shape.has_whole_key:
-            repeated = shape.repeated(values)
-            try:
-                if encode_key(repeated, 1 << 30) == raw_key:
-                    return repeated
-            except GridError:
-                pass  # it is something else than the key, which the comparison below finds
+    def key_row(self, raw_key: bytes, shape: Shape, repeated: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the key columns hold; `repeated` is what the value says of the key. Raises ConfigurationError."""
         key = decode_stored_key(raw_key)
         if not self.key_fields:
             return (format_key(key),)
@@ -173,9 +178,9 @@ class Columns:
                 f"map {self.map!r}: the key {format_key(key)} has not the declared {len(self.key_fields)} elements",
                 map=self.map,
             )
-        for index, place in shape.repeats:
-            if values[index] != key[place] and values[index] != str(key[place]):
-                raise self._other_key(self.key_fields[place], key, values[index])
+        for place, said in zip(shape.places, repeated, strict=True):
+            if said != key[place] and said != str(key[place]):
+                raise self._other_key(self.key_fields[place], key, said)
         return tuple(map(to_sql, key))
 
     def _other_key(self, name: str, key: Key, value: Any) -> GridError:

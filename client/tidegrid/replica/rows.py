@@ -12,7 +12,7 @@ from typing import Any
 
 from tidegrid.client.change import DELETE, FeedBatch, FeedSection
 from tidegrid.grid.model.values import decode_value
-from tidegrid.replica.columns import Columns, Shape
+from tidegrid.replica.columns import VALUE, Columns, Shape, is_key_of
 
 _DELETE = bytes((DELETE,))
 
@@ -62,47 +62,57 @@ def _add_latest(writes: Writes, sections: list[FeedSection], columns: Columns) -
         if not raw:
             writes.deletes.append((key,))
             continue
-        shape, rows, values = place(raw)
-        rows.append((key, *columns.key_row(key, shape, values), version, epoch, *shape.kept(values)))
+        rows, key_row, fields = place(key, raw)
+        rows.append((key, *key_row, version, epoch, *fields))
 
 
 def _add_events(writes: Writes, sections: list[FeedSection], columns: Columns) -> None:
     place = _Placing(writes, columns)
     for section in sections:
         message = section.columns
-        partition, position, offset = section.partition, section.position, section.offset
-        for index, (key, raw, epoch) in enumerate(
-            zip(message.keys, message.values, _epochs(section), strict=False), offset
-        ):
-            shape, rows, values = place(raw)
-            rows.append(
-                (partition, position, index, key, *columns.key_row(key, shape, values), epoch, *shape.kept(values))
-            )
+        partition, position = section.partition, section.position
+        events = zip(message.keys, message.values, _epochs(section), strict=False)
+        for index, (key, raw, epoch) in enumerate(events, section.offset):
+            rows, key_row, fields = place(key, raw)
+            rows.append((partition, position, index, key, *key_row, epoch, *fields))
         writes.count += len(message.keys)
 
 
 class _Placing:
-    """Finds shape and rows of a value; most values have the shape of the one before."""
+    """Takes keys and values apart; most values have the shape of the one before, which is tried first."""
 
-    __slots__ = ("_columns", "_last", "_names", "_writes")
+    __slots__ = ("_columns", "_last", "_rows", "_writes")
 
     def __init__(self, writes: Writes, columns: Columns) -> None:
         self._writes = writes
         self._columns = columns
-        self._names: tuple[str, ...] | None = None
-        self._last: tuple[Shape, list[tuple[Any, ...]]] | None = None
+        self._last = _NO_SHAPE
+        self._rows: list[tuple[Any, ...]] = []
 
-    def __call__(self, raw: bytes) -> tuple[Shape, list[tuple[Any, ...]], tuple[Any, ...]]:
+    def __call__(self, key: bytes, raw: bytes) -> tuple[list[tuple[Any, ...]], tuple[Any, ...], tuple[Any, ...]]:
+        """Where the row belongs, what its key columns hold, and what the shape's columns hold."""
         value = decode_value(raw)
+        last = self._last
         if type(value) is not dict:
-            self._names = None
-            shape, rows = self._of(self._columns.plain_shape())
-            return shape, rows, (value,)
-        names = tuple(value)
-        if names != self._names or self._last is None:
-            self._last = self._of(self._columns.shape(names))
-            self._names = names
-        return (*self._last, tuple(value.values()))
+            value = {VALUE: value}
+            last = self._turn_to(self._columns.plain_shape())
+        elif len(value) != last.size:
+            last = self._turn_to(self._columns.shape(tuple(value)))
+        try:
+            fields = last.kept(value)
+            repeated = last.repeated(value)
+        except KeyError:  # as many fields, but others
+            last = self._turn_to(self._columns.shape(tuple(value)))
+            fields, repeated = last.kept(value), last.repeated(value)
+        if last.has_whole_key and is_key_of(repeated, key):
+            return self._rows, repeated, fields
+        return self._rows, self._columns.key_row(key, last, repeated), fields
 
-    def _of(self, shape: Shape) -> tuple[Shape, list[tuple[Any, ...]]]:
-        return self._writes.rows.setdefault(id(shape), (shape, []))
+    def _turn_to(self, shape: Shape) -> Shape:
+        if shape is not self._last:
+            self._last = shape
+            self._rows = self._writes.rows.setdefault(id(shape), (shape, []))[1]
+        return shape
+
+
+_NO_SHAPE = Shape([], [], [], 0, of_dicts=False)

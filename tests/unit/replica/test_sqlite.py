@@ -152,7 +152,7 @@ async def test_clashes_say_how_to_rename(path: Path, value: dict[str, int]) -> N
     async with opened(path, source()) as sink:
         await sink.apply([changes(1, [("ok", {"n": 1})])])
         with pytest.raises(ConfigurationError, match="rename="):
-            await sink.apply([changes(2, [("a", value)])])
+            await sink.apply([changes(2, [("plain", 1), ("a", value)])])
     assert len(rows(path)) == 1 and position(path) == (1, "live")
 
 
