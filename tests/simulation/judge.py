@@ -297,6 +297,8 @@ class Judge:
             numbers = {version.number for version in self.chains[sent.map][sent.key]} | {0}
             if error.current not in numbers:
                 raise Violation(f"undurable: {_shown(request)} was told of version {error.current}, which is not there")
+        elif isinstance(error, RejectedError) and error.failed:
+            raise Violation(f"{_shown(request)}: the trigger failed: {error}")
         elif isinstance(error, RejectedError) and "total " in error.message:
             told = int(error.message.rsplit("total ", 1)[1])
             durable = content(self.latest("totals", self.keys.encode(self.keys.name(sent.key)[:1]))) or 0

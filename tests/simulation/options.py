@@ -40,6 +40,7 @@ class Options:
     # Processes.
     crash_rate: float = 0.8
     checkpoint_rate: float = 2.0
+    early_messages: bool = False  # a node that is still opening hears its peers and reads the control log
     # History.
     history_seconds: float = 0.6
     recent_bytes: int = 4096
@@ -68,6 +69,7 @@ class Options:
             storage_full=chance.choice((0.0, 0.05, 0.2)),
             append_delay=chance.choice((0.002, 0.006, 0.02)),
             client_delay=chance.choice((0.002, 0.01)),
+            early_messages=chance.random() < 0.5,
         )
         return replace(made, **overrides)
 

@@ -75,6 +75,10 @@ class Process:
         else:
             self.soon(0.01, lambda: self._join(control))
 
+    @property
+    def _hears(self) -> bool:
+        return self.node is not None and (self.serving or self.world.options.early_messages)
+
     def crash(self) -> None:
         world = self.world
         if self.node is None:
@@ -123,6 +127,7 @@ class Process:
             options.recent_bytes // max(1, len(owned)),
         )
         node.control_records(self.instant(), [])
+        self.control_grew()
         for partition in owned:
             self.soon(0.01, lambda partition=partition: self._recover(node, partition, control.closed))
 
@@ -175,7 +180,7 @@ class Process:
         self._soon_turn()
 
     def receive(self, envelope: Envelope) -> None:
-        if self.node is not None and self.serving:
+        if self.node is not None and self._hears:
             self.node.message(self.instant(), envelope)
             self._soon_turn()
 
@@ -311,7 +316,7 @@ class Process:
 
     def control_grew(self) -> None:
         self._control_grew = True
-        if not self._reading and self.serving:
+        if not self._reading and self._hears:
             self._reading = True
             self.soon(0.001, self._read_pass)
 
