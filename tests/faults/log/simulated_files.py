@@ -91,6 +91,7 @@ class SimulatedFiles:
         self.trace: list[Op | Mark] = []
         self.fail: Callable[[Op], OSError | None] = lambda op: None
         self.locked = False
+        self.dies_at = -1  # the process ends before the op of this number; what it did stays in the machine's memory
 
     def image(self) -> Image:
         """As a process sees it, synced or not."""
@@ -100,6 +101,9 @@ class SimulatedFiles:
         self.trace.append(Mark(note))
 
     def do(self, op: Op) -> None:
+        if self.dies_at == 0:
+            raise OSError(errno.EIO, "the process is dead")
+        self.dies_at -= 1
         error = self.fail(op)
         if error is not None:
             if op.kind == "sync":

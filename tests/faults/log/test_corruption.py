@@ -7,10 +7,9 @@ import random
 
 import pytest
 from tidegrid.grid.journal.local import LocalLog
-from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.recovery import recover
 from tidegrid.grid.journal.verify import verify
-from tidegrid.grid.log.batch import BATCH_HEADER_BYTES
+from tidegrid.grid.log.batch import BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, encode_batch_header, salt_of
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.segment import SEGMENT_HEADER_BYTES, segment_base_of
 from tidegrid.grid.model.errors import CorruptionError, FormatError
@@ -114,25 +113,26 @@ async def test_the_last_acknowledged_batch_is_protected_by_a_checkpoint() -> Non
         recover(SimulatedFiles(flipped(image, name, used(image, name) - 1)), OPTIONS)
 
 
-async def test_a_payload_that_holds_a_whole_log_is_not_taken_for_batches() -> None:
-    """Bytes of another log, as a payload, after a torn write: they claim that all before them was durable."""
-    other, _ = await closed_log(4)
-    payload = b"".join(other.image()[name][SEGMENT_HEADER_BYTES:][:3000] for name in segments(other.image()))[:6000]
+async def test_a_payload_that_imitates_a_batch_is_not_taken_for_one() -> None:
+    """A batch header of another log, at its right place, in a torn write: it claims that all before it was durable."""
     files = SimulatedFiles()
     work = Workload(files, 5)
-    options = LocalLogOptions(segment_bytes=1 << 16)
-    log = await LocalLog.open("", options=options, files=files)
+    log = await LocalLog.open("", options=OPTIONS, files=files)
     await work.one(log, [10])
-    end = used(files.image(), segments(files.image())[0])
+    name = segments(files.image())[0]
+    end = used(files.image(), name)
+    place = end - SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES + RECORD_HEADER_BYTES
+    payload = encode_batch_header(salt_of(b"identity of mine"), place, 0, 0, place)
     await log.append([Entry(LogId(5), BEFORE_FIRST, Epoch(9), payload)])
     image = files.image()
     await log.close()
-    torn = SimulatedFiles(flipped(image, segments(image)[0], end + 3))
-    log = await LocalLog.open("", options=options, files=torn)
+    assert image[name].index(payload) == place + SEGMENT_HEADER_BYTES
+    torn = SimulatedFiles(flipped(image, name, end + 3))
+    log = await LocalLog.open("", options=OPTIONS, files=torn)
     assert check_contents(await contents(log), work.appends, {0}) == 1
     assert await log.tail(LogId(5)) == BEFORE_FIRST
     await log.close()
-    assert used(torn.image(), segments(image)[0]) == end
+    assert used(torn.image(), name) == end, "zeros are put over what was cut"
 
 
 @pytest.mark.parametrize("which", ["first", "middle", "last"])
@@ -156,7 +156,7 @@ async def test_a_segment_of_another_log_refuses_to_start() -> None:
     assert names == segments(other.image())
     for name in names:
         damaged = SimulatedFiles(one.image() | {name: other.image()[name]})
-        with pytest.raises(CorruptionError):
+        with pytest.raises(CorruptionError, match="another log"):
             recover(damaged, OPTIONS)
         assert not verify("", files=damaged).whole
 
@@ -177,6 +177,24 @@ async def test_a_segment_that_was_cut_short_refuses_to_start() -> None:
         for length in (0, 30, SEGMENT_HEADER_BYTES, len(image[name]) - 1):
             with pytest.raises(CorruptionError):
                 recover(SimulatedFiles(image | {name: image[name][:length]}), OPTIONS)
+
+
+async def test_a_segment_with_spare_space_has_to_end_where_the_next_begins() -> None:
+    """A crash can leave it longer than it uses; where it ends is then told by its index, or by its bytes."""
+    files, work = await closed_log(16, checkpoint=True)
+    image = files.image()
+    name = segments(image)[1]
+    without = {other: data for other, data in image.items() if other != name.replace(".wal", ".idx")}
+    longer = without | {name: image[name].ljust(OPTIONS.segment_bytes, b"\0")}
+    log = await LocalLog.open("", options=OPTIONS, files=SimulatedFiles(longer))
+    assert check_contents(await contents(log), work.appends, set(range(len(work.appends))))
+    await log.close()
+    damaged = SimulatedFiles(flipped(longer, name, SEGMENT_HEADER_BYTES + 40))
+    with pytest.raises(CorruptionError):
+        recover(damaged, OPTIONS)
+    assert damaged.trace == []
+    with pytest.raises(CorruptionError, match="does not end"):
+        recover(SimulatedFiles(longer | {name: longer[name] + b"x"}), OPTIONS)
 
 
 async def test_checkpoints_without_segments_refuse_to_start() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import random
+from itertools import pairwise
 
 import pytest
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.verify import verify
 from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.segment import SEGMENT_HEADER_BYTES, segment_base_of, segment_name
 from tidegrid.grid.model.errors import LogFailedError
 from tidegrid.grid.model.ids import Epoch, LogId, Position
 
@@ -58,7 +60,16 @@ async def survive(image: Image, appends: list[Append], must: set[int]) -> Simula
     for name in LOGS:
         await reopened.load_checkpoint(name)
     await reopened.close()
+    check_tidiness(files.image())
     return files
+
+
+def check_tidiness(image: Image) -> None:
+    """A start finishes what a crash left half done."""
+    assert not [name for name in image if name.endswith(".tmp")]
+    bases = sorted(base for name in image if (base := segment_base_of(name)) is not None)
+    for base, end in pairwise(bases):
+        assert len(image[segment_name(base)]) == end - base + SEGMENT_HEADER_BYTES, "spare space was not given back"
 
 
 def _entry(tail: Position, name: LogId) -> Entry:
@@ -117,6 +128,31 @@ async def test_a_crash_during_recovery_is_survived() -> None:
 async def _is_there(log: LocalLog, append: Append) -> bool:
     found = await contents(log)
     return all(payload in [seen for _, seen in found[name]] for name, payload in append.payloads.items())
+
+
+async def test_what_a_start_shows_after_a_killed_process_is_durable() -> None:
+    """The process dies at any operation, the machine does not: its bytes are in memory, and look like any others."""
+    shown = 0
+    for dies_at in range(4, 70):
+        files = SimulatedFiles()
+        work = Workload(files, dies_at)
+        log = await LocalLog.open("", options=OPTIONS, files=files)
+        files.dies_at = dies_at
+        with pytest.raises(LogFailedError):
+            while True:
+                await work.one(log, [900, 30])
+        await log.close()
+        files.dies_at = -1
+        log = await LocalLog.open("", options=OPTIONS, files=files)
+        seen = check_contents(await contents(log), work.appends, acknowledged(files.trace))
+        shown += seen == len(work.appends)
+        disk = Disk.of({})
+        for op in files.trace:
+            disk.take(op)
+        await log.close()
+        for image in list(disk.images(dies_at))[:8]:
+            await survive(image, work.appends, set(range(seen)))
+    assert shown > 5
 
 
 async def test_what_a_failed_sync_left_in_memory_is_written_again_before_it_is_believed() -> None:
