@@ -72,7 +72,7 @@ class Servicer(grid_pb2_grpc.GridServicer):
         return await self.transport.call(control_pb2.Member(node=0), "Scan", request, 1)
 
     async def WaitEpoch(self, request: Any, context: Any) -> Any:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()  # it never closes
 
 
 @asynccontextmanager

@@ -192,8 +192,9 @@ async def test_killed_in_flight_and_back_again(fake: FakeGrid, grid: Grid) -> No
     fake.gate.clear()
     put = asyncio.ensure_future(m.put("a", 1))
     await until(lambda: fake.requests)
+    hellos = fake.hellos
     fake.kill(0)
-    await asyncio.sleep(0.02)
+    await until(lambda: fake.hellos > hellos + 1)
     fake.gate.set()
     fake.down.clear()
     assert (await put).version == 1
@@ -322,7 +323,12 @@ async def test_an_idle_client_whose_session_has_expired(fake: FakeGrid) -> None:
         outcomes = await m.put_many((index, index) for index in range(100))
         assert all(isinstance(outcome, Ack) for outcome in outcomes)
         # After a lost answer nobody knows, and the client must not guess.
-        fake.before_answer = lambda request: asyncio.sleep(0, fake.tick(50) if fake.lose_answers else None)
+
+        async def pass_time(request: grid_pb2.ExchangeRequest) -> None:
+            if fake.lose_answers:
+                fake.tick(50)
+
+        fake.before_answer = pass_time
         fake.lose_answers = 1
         with pytest.raises(OutcomeUnknownError):
             fake.memory.clear()
