@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tidegrid.grid.engine.frame import section_bytes
 from tidegrid.grid.model.errors import UnknownMapError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.key_grammar import key_pattern
@@ -36,6 +37,8 @@ class Catalog:
     ) -> None:
         self.since = since
         self.runtime = runtime
+        emitted = {name for trigger in runtime.deployment.triggers for name in trigger.emits} if runtime else ()
+        self.output_sections_bytes = sum(map(section_bytes, emitted))
         self.maps = {
             name: MapEntry(spec, key_pattern(spec.key), Partitioner(partitions, spec.affinity))
             for name, spec in specs.items()

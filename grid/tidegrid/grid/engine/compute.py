@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.frame import Change, Columns, Frame, Portion
+from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Frame, Portion, section_bytes
 from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest
 from tidegrid.grid.log.record import DELETE, EVENT, RequestRun
 from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError, TooLargeError
@@ -92,6 +92,8 @@ class Computation:
         columns = frame.writes.get((name, request.schema))
         if columns is None:
             columns = frame.writes[(name, request.schema)] = Columns(request.schema)
+            frame.framing += section_bytes(name)
+        frame.framing += RUN_BYTES
         fresh = frame.changes.setdefault(name, {})
         older = self._base.changes.get(name, _NOTHING) if self._base is not None else _NOTHING
         table = self._tables.get(name)
@@ -103,7 +105,7 @@ class Computation:
         end = min(len(keys), begin + limits.frame_writes_max - frame.count)
         errors: dict[int, GridError] = {}
         answers: list[int] = []
-        size, room = frame.size, limits.record_bytes_max
+        size, room = frame.size, limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
         full = False
         outputs: list[Output] | None = None
         while row < end:
@@ -133,7 +135,7 @@ class Computation:
                 outputs = result
                 for output in outputs:
                     weight += len(output[2]) + len(output[3] or b"") + PER_WRITE_BYTES
-            if size + weight > room:
+            if size + weight > room - RUN_BYTES * len(errors):
                 if size:
                     full = True
                     break
@@ -158,6 +160,7 @@ class Computation:
             _note_runs(columns, request, begin, answers, errors)
         frame.count += len(out_keys) - first_out
         frame.size = size
+        frame.framing += RUN_BYTES * len(errors)
         request.next_row = row
         return not full and row == len(keys)
 

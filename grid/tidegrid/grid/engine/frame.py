@@ -8,11 +8,22 @@ undone. Until it lands nothing outside the partition sees it; the partition's ow
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.record import RequestRun, encode_data, encode_section
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Term
+
+RECORD_BYTES: Final = 128
+RUN_BYTES: Final = 48
+"""What a record and a run of request ids weigh at most beside their content; rows have PER_WRITE_BYTES."""
+
+
+def section_bytes(name: str) -> int:
+    """What one more section weighs at most beside its rows. Its map is named in the record too."""
+    return 2 * len(name.encode()) + 48
+
 
 Change = tuple[int, bytes | None]
 """(version, value; None for a delete)"""
@@ -54,7 +65,10 @@ class Frame:
     changes: dict[str, dict[bytes, Change]] = field(default_factory=dict)
     writes: dict[tuple[str, int], Columns] = field(default_factory=dict)  # by (map, schema)
     outputs: dict[str, Columns] = field(default_factory=dict)
-    size: int = 0
+    size: int = 0  # of the rows
+    framing: int = (
+        RECORD_BYTES  # an upper bound of what the record weighs beside its rows, sections of outputs left out
+    )
     count: int = 0  # writes
     output_count: int = 0
     maps: list[str] = field(default_factory=list)

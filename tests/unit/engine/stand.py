@@ -1,0 +1,322 @@
+"""One node on a stand: the engine over a log in memory, every step done by hand, so that a test says when.
+
+`turn` computes and collects effects; a frame waits in `frames` until the test lets it `land` or `fail`. Answers are in
+`answered`, in order. The control log is written by the test: `close` appends a CLOSE and lets the node read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgpack
+from tidegrid.grid.engine.checkpoint import Recovery
+from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ReadControl, Tell
+from tidegrid.grid.engine.node import Carry, Instant, Node
+from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.reads import CloseRequest, ReadRequest, ScanRequest
+from tidegrid.grid.engine.retention import RetentionOptions
+from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.memory_state import MemoryLogState
+from tidegrid.grid.log.record import DELETE, PUT, encode_open
+from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Position, partition_log
+from tidegrid.grid.model.keys import encode_key
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.maps import KeyField, MapKind, MapSpec
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.declarations import spec_message
+from tidegrid.grid.ring.local import RingOptions
+from tidegrid.grid.ring.ownership import open_stamp, plan_view
+from tidegrid.grid.ring.view import Member
+from tidegrid.triggers.loader import load_modules
+from tidegrid.v1.control_pb2 import Close, ControlRecord, Deploy, GridCreated, Horizon, MapDeclared, Module
+
+GRID_ID = b"stand-of-a-node!"
+NOWHERE = Carry(b"", Position(0), Epoch(0))
+TABLE = MapSpec("t", key=(KeyField("k"),))
+STREAM = MapSpec("s", MapKind.STREAM)
+REFERENCE = MapSpec("r", MapKind.REFERENCE)
+
+
+def key(of: Any) -> bytes:
+    return encode_key(of)
+
+
+def pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def client_session(number: int = 1, created: int = 1) -> bytes:
+    return bytes((1,)) + bytes(7) + created.to_bytes(8, "big") + number.to_bytes(8, "big")
+
+
+def named_session(number: int = 1) -> bytes:
+    return bytes((2,)) + bytes(15) + number.to_bytes(8, "big")
+
+
+class Stand:
+    def __init__(
+        self,
+        *,
+        maps: Sequence[MapSpec] = (TABLE, STREAM, REFERENCE),
+        source: str | None = None,
+        partitions: int = 1,
+        nodes: Sequence[int] = (0,),
+        limit: int = 16,
+        session_epochs: int = 100,
+        limits: Limits | None = None,
+        retention: RetentionOptions | None = None,
+        recent_bytes: int = 1 << 20,
+        log: MemoryLogState | None = None,
+        active: bool = True,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.log = log or MemoryLogState(record_bytes_max=self.limits.record_bytes_max)
+        self.retention = retention or RetentionOptions()
+        self.recent_bytes = recent_bytes
+        self.nodes = [NodeId(node) for node in nodes]
+        self.now = 0.0
+        self.frames: list[AppendFrame] = []
+        self.answered: list[Any] = []
+        self.told: list[Tell] = []
+        self.control_appends: list[AppendControl] = []
+        self.readings = 0
+        self.sequences: dict[bytes, int] = {}
+        self.control = ControlState()
+        if log is None:
+            created = GridCreated(
+                grid_id=GRID_ID, partitions=partitions, limit=limit, session_epochs=session_epochs, format=1
+            )
+            self.declare(ControlRecord(created=created))
+            for spec in maps:
+                self.declare(ControlRecord(map=MapDeclared(spec=spec_message(spec))))
+            if source is not None:
+                self.deploy(source)
+        self.node = self.start()
+        if active and log is None and self.node.control.highest_activation:
+            self.close(self.node.control.highest_activation - 1)
+            self.open_all()
+
+    # The control log -----------------------------------------------------------------------------------------------
+
+    def declare(self, record: ControlRecord) -> Position:
+        tail = self.log.tail(CONTROL_LOG)
+        self.fold(self.control)
+        return self.log.append([Entry(CONTROL_LOG, tail, self.control.closed, record.SerializeToString())])[0]
+
+    def deploy(self, source: str) -> None:
+        self.fold(self.control)
+        loaded = load_modules([("module", source)], self.control.declared)
+        maps = [spec_message(spec) for spec in loaded.maps]
+        modules = [Module(name="module", source=source)]
+        self.declare(ControlRecord(deploy=Deploy(hash=loaded.hash, modules=modules, maps=maps)))
+
+    def fold(self, control: ControlState) -> None:
+        for item in self.log.read(CONTROL_LOG, control.position, 1 << 30):
+            control.apply(item.position, ControlRecord.FromString(item.payload))
+
+    def read_control(self) -> None:
+        self.node.control_records(self.instant, self.log.read(CONTROL_LOG, self.node.control.position, 1 << 30))
+        self.collect()
+
+    def close(self, epoch: int | None = None, reference_epoch: int | None = None) -> Epoch:
+        """Closes `epoch`, or what the node stamps now (which the test knows to be safe), and lets the node know."""
+        epoch = Epoch(self.node.epoch if epoch is None else epoch)
+        changed = self.node.reference_epoch() if reference_epoch is None else reference_epoch
+        self.declare(ControlRecord(close=Close(epoch=epoch, time_ms=self.time_ms, reference_epoch=min(changed, epoch))))
+        self.read_control()
+        return epoch
+
+    def horizon(self, epoch: int) -> None:
+        self.declare(ControlRecord(horizon=Horizon(epoch=epoch)))
+        self.read_control()
+
+    # Life ----------------------------------------------------------------------------------------------------------
+
+    def start(self, me: int = 0) -> Node:
+        """A new life: all that is volatile is gone, partitions are recovered and not opened yet."""
+        control = ControlState()
+        self.fold(control)
+        known = control.view.members.get(NodeId(me))
+        member = Member(NodeId(me), Incarnation(known.incarnation + 1 if known is not None else 1))
+        self.declare(ControlRecord(view=plan_view(control, member, self.nodes)))
+        self.fold(control)
+        self.closed_at_view = control.closed
+        self.node = Node(
+            NodeId(me),
+            member.incarnation,
+            control,
+            self.limits,
+            RingOptions(tick=None),
+            self.retention,
+            self.recent_bytes,
+        )
+        self.node.control_records(self.instant, [])
+        for number in control.view.owned_by(NodeId(me), member.incarnation):
+            recover(self.log, self.node.adopt(number), self.node.writes.reference_maps)
+        return self.node
+
+    def open_all(self) -> None:
+        for number, partition in self.node.partitions.items():
+            stamp = open_stamp(self.node.epoch, self.closed_at_view, partition.last_stamp)
+            term = self.node.control.view.owners[number].term
+            payload = encode_open(number, term, stamp, self.node.me, self.node.incarnation, self.time_ms)
+            (position,) = self.log.append([Entry(partition_log(number), partition.tail, stamp, payload)])
+            self.node.opened(self.instant, number, position, stamp)
+        self.collect()
+
+    def restart(self) -> None:
+        self.frames, self.answered = [], []
+        self.start()
+        self.open_all()
+
+    @property
+    def instant(self) -> Instant:
+        return Instant(self.now, self.time_ms)
+
+    @property
+    def time_ms(self) -> int:
+        return 1_000_000 + int(self.now * 1000)
+
+    def partition(self, number: int = 0) -> Partition:
+        return self.node.partitions[PartitionId(number)]
+
+    # Steps ---------------------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        for effect in self.node.take():
+            if isinstance(effect, AppendFrame):
+                self.frames.append(effect)
+            elif isinstance(effect, Answered):
+                self.answered.extend(effect.requests)
+            elif isinstance(effect, Tell):
+                self.told.append(effect)
+            elif isinstance(effect, AppendControl):
+                self.control_appends.append(effect)
+            elif isinstance(effect, ReadControl):
+                self.readings += 1
+
+    def turn(self) -> None:
+        self.collect()
+        while self.node.compute(self.instant, 1_000_000):
+            self.collect()
+
+    def land(self) -> None:
+        """The oldest frame gets into the log."""
+        frame = self.frames.pop(0)
+        (position,) = self.log.append([frame.entry])
+        self.node.landed(self.instant, frame.partition, position)
+        self.turn()
+
+    def land_all(self) -> None:
+        self.turn()
+        while self.frames:
+            self.land()
+
+    def fail(self, error: GridError) -> None:
+        """The oldest frame does not."""
+        self.node.append_failed(self.instant, self.frames.pop(0).partition, error)
+        self.turn()
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.node.time_passed(self.instant)
+        self.collect()
+
+    # Requests --------------------------------------------------------------------------------------------------------
+
+    def batch(
+        self,
+        rows: Mapping[Any, Any] | Sequence[tuple[Any, Any]],
+        *,
+        map_name: str = "t",
+        session: bytes | None = None,
+        first: int | None = None,
+        lowest: int = 0,
+        conditions: Mapping[int, int] | None = None,
+        partition: int = 0,
+        schema: int = 0,
+    ) -> WriteRequest:
+        """`rows`: (key, value) pairs; the value None deletes."""
+        pairs = list(rows.items()) if isinstance(rows, Mapping) else list(rows)
+        session = session or client_session()
+        if first is None:
+            first = self.sequences.get(session, 1)
+        self.sequences[session] = max(self.sequences.get(session, 1), first + len(pairs))
+        return WriteRequest(
+            PartitionId(partition),
+            session,
+            first,
+            lowest,
+            map_name,
+            [key(of) for of, _ in pairs],
+            [b"" if value is None else pack(value) for _, value in pairs],
+            bytes(DELETE if value is None else PUT for _, value in pairs),
+            schema,
+            conditions,
+            "to the test",
+        )
+
+    def submit(self, request: Any, carry: Carry = NOWHERE, seconds: float = 10.0) -> Any:
+        self.node.submit(self.instant, request, carry, self.now + seconds)
+        self.turn()
+        return request
+
+    def put(self, rows: Mapping[Any, Any] | Sequence[tuple[Any, Any]], **more: Any) -> WriteRequest:
+        request: WriteRequest = self.submit(self.batch(rows, **more))
+        return request
+
+    def put_now(self, rows: Mapping[Any, Any] | Sequence[tuple[Any, Any]], **more: Any) -> WriteRequest:
+        """Put, landed and answered."""
+        request = self.put(rows, **more)
+        self.land_all()
+        assert request in self.answered
+        return request
+
+    def get(self, of: Any, *, map_name: str = "t", as_of: int = 0, at_least: int = 0, **more: Any) -> ReadRequest:
+        request = ReadRequest(map_name, [key(of)], Epoch(as_of), Epoch(at_least), "to the test")
+        self.submit(request, **more)
+        return request
+
+    def value(self, of: Any, **more: Any) -> Any:
+        request = self.get(of, **more)
+        assert request in self.answered and request.error is None, request.error
+        return msgpack.unpackb(request.values[0]) if request.versions[0] else None
+
+    def scan(self, map_name: str = "t", partition: int = 0, rows_max: int = 1000, as_of: int = 0) -> ScanRequest:
+        request = ScanRequest(
+            map_name, PartitionId(partition), b"", None, rows_max, False, Epoch(as_of), Epoch(0), "to the test"
+        )
+        self.submit(request)
+        return request
+
+    def wait_closed(self, epoch: int, **more: Any) -> CloseRequest:
+        request = CloseRequest(Epoch(epoch), "to the test")
+        self.submit(request, **more)
+        return request
+
+
+def recover(log: MemoryLogState, partition: Partition, reference_maps: frozenset[str], chunks: Any = ()) -> Recovery:
+    recovery = Recovery(partition, reference_maps)
+    for chunk in chunks:
+        recovery.chunk(chunk)
+    recovery.records(log.read(partition_log(partition.id), recovery.position, 1 << 30))
+    return recovery
+
+
+def state_of(partition: Partition) -> dict[str, Any]:
+    """Everything durable that a partition holds, to compare two of them."""
+    return {
+        "facts": (partition.term, partition.tail, partition.last_stamp, partition.references_changed, partition.opened),
+        "tables": {
+            name: {of: table.chain(of) for of in sorted(table.keys())} for name, table in partition.tables.items()
+        },
+        "memory": {
+            session: [(first, last, epoch, versions) for first, last, epoch, versions in runs]
+            for session, _, _, runs in partition.memory.rows()
+            if runs
+        },
+    }
