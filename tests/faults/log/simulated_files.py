@@ -53,6 +53,10 @@ class SimulatedFile:
         assert not self.closed
         self._files.do(Op("write", self._inode, offset=offset, data=b"".join(buffers)))
 
+    def pwritev_sync(self, buffers: Sequence[bytes], offset: int) -> None:
+        self.pwritev(buffers, offset)
+        self.sync()
+
     def sync(self) -> None:
         assert not self.closed
         self._files.do(Op("sync", self._inode))

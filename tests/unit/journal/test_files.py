@@ -27,13 +27,18 @@ def test_buffers_are_written_end_to_end(files: PosixFiles, count: int, size: int
     file.pwritev(buffers, 5)
     file.sync()
     assert file.pread(1 << 22, 5) == b"".join(buffers)
+    buffers.reverse()
+    file.pwritev_sync(buffers, 7)
+    assert file.pread(1 << 22, 7) == b"".join(buffers)
     file.close()
     file.close()
 
 
 def test_writes_in_part_are_gone_on_with(files: PosixFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     vector, single, pread = os.pwritev, os.pwrite, os.pread
-    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, offset: vector(fd, [b"".join(buffers)[:70_001]], offset))
+    monkeypatch.setattr(
+        os, "pwritev", lambda fd, buffers, offset, *flags: vector(fd, [b"".join(buffers)[:70_001]], offset, *flags)
+    )
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: single(fd, bytes(data[:999]), offset))
     monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 1234), offset))
     file = files.create("x")
@@ -41,6 +46,33 @@ def test_writes_in_part_are_gone_on_with(files: PosixFiles, monkeypatch: pytest.
     file.pwritev(buffers, 100)
     assert file.pread(150_000, 100) == b"".join(buffers)
     assert file.pread(150_001, 100) == b"".join(buffers)
+    buffers.reverse()
+    file.pwritev_sync(buffers, 3)
+    assert file.pread(150_000, 3) == b"".join(buffers)
+    file.close()
+
+
+@pytest.mark.parametrize("size", [50, 100_000])
+def test_writing_and_syncing_where_there_is_no_call_for_both(
+    files: PosixFiles, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    synced: list[int] = []
+    sync, vector = os.fdatasync, os.pwritev
+
+    def refuse(descriptor: int, buffers: list[bytes], offset: int, *flags: int) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+        return vector(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", refuse)
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (synced.append(descriptor), sync(descriptor)))
+    file = files.create("x")
+    data = os.urandom(size)
+    file.pwritev_sync([b"head", data], 1)
+    monkeypatch.setattr("tidegrid.grid.journal.files._DSYNC", None)
+    file.pwritev_sync([b"head", data], size + 5)
+    assert file.pread(1 << 20, 0) == b"\0" + (b"head" + data) * 2
+    assert len(synced) == 2
     file.close()
 
 

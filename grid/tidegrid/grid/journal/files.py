@@ -27,6 +27,8 @@ except ImportError:  # Windows: no advisory locks there, and no claim to run the
 _VECTORS_MAX = 1024  # IOV_MAX
 _JOIN_BYTES_MAX = 64 * 1024  # below, copying into one buffer is cheaper than a vector
 _ZEROS = bytes(1 << 20)
+_DSYNC: int | None = getattr(os, "RWF_DSYNC", None)  # Linux
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -37,6 +39,10 @@ class File(Protocol):
 
     def pwritev(self, buffers: Sequence[bytes], offset: int) -> None:
         """Writes all buffers, one after the other, from `offset` on."""
+        ...
+
+    def pwritev_sync(self, buffers: Sequence[bytes], offset: int) -> None:
+        """`pwritev`, and what it wrote is durable at the end; nothing is said of other writes."""
         ...
 
     def sync(self) -> None: ...
@@ -118,6 +124,26 @@ class PosixFile:
                 self._pwrite(memoryview(b"".join(group))[written:], offset + written)
             offset += length
 
+    def pwritev_sync(self, buffers: Sequence[bytes], offset: int) -> None:
+        # One system call, where there is one for both: each return from a call that let go of the interpreter's lock
+        # has to win it back, which takes up to the switch interval (5 ms) while the event loop is busy.
+        if _DSYNC is None or len(buffers) > _VECTORS_MAX:
+            self.pwritev(buffers, offset)
+            self.sync()
+            return
+        length = sum(map(len, buffers))
+        if length <= _JOIN_BYTES_MAX:
+            buffers = [b"".join(buffers)]
+        try:
+            written = os.pwritev(self._descriptor, buffers, offset, _DSYNC)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            written = 0
+        if written < length:
+            self._pwrite(memoryview(b"".join(buffers))[written:], offset + written)
+            self.sync()
+
     def _pwrite(self, data: bytes | memoryview, offset: int) -> None:
         while True:
             written = os.pwrite(self._descriptor, data, offset)
@@ -142,7 +168,7 @@ class PosixFile:
                 os.posix_fallocate(self._descriptor, 0, length)
                 return
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                if error.errno not in _UNSUPPORTED:
                     raise
         for offset in range(
             0, length, len(_ZEROS)

@@ -51,9 +51,8 @@ class SegmentWriter:
             active = self.active
             began = time.perf_counter()
             buffers = [batch.header(self._salt, self.synced), *batch.body]
-            active.file.pwritev(buffers, offset_of(active.base, batch.start))
-            if self._options.sync:
-                active.file.sync()
+            put = active.file.pwritev_sync if self._options.sync else active.file.pwritev
+            put(buffers, offset_of(active.base, batch.start))
             took = time.perf_counter() - began
         except OSError as error:
             raise log_failed(self._files.path(self.active.name), error) from error
