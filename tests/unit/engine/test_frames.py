@@ -25,7 +25,7 @@ def copy(write):
 
 
 def test_a_frame_of_many_small_writes_of_many_sessions_fits_into_a_record() -> None:
-    stand = Stand()
+    stand = Stand(limits=Limits(frame_writes_max=2000))
     for number in range(2100):
         stand.node.submit(
             stand.instant,

@@ -91,7 +91,7 @@ def admit(request: WriteRequest, memory: RequestMemory, epoch: Epoch, limits: Li
     waiting = sum(last - first + 1 for first, last, _ in session.pending)
     if waiting + count > limits.session_writes_max:
         raise BusyError.of("the session's window of unanswered writes", limits.session_writes_max)
-    if first > session.highest and not request.errors:
+    if first > session.highest and first >= session.lowest and not request.errors:
         _register(session, request)
         return [request]
     bad = request.errors
