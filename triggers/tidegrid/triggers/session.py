@@ -50,18 +50,26 @@ class Session:
         self._rejection: Rejection | None = None
 
     def activate(
-        self, program: BoundMap, op: int, key: bytes, value: bytes | None, version: int, schema: int = 0
+        self,
+        program: BoundMap,
+        op: int,
+        key: bytes,
+        value: bytes | None,
+        version: int,
+        schema: int = 0,
+        decoded: Any = UNSET,
     ) -> list[Output] | Rejection:
         """Outputs of this write, in order and checked, or why a trigger refuses it.
 
         `key` and `value` are encoded and were let in (value None: a delete); `version` is the number the write gets.
+        `decoded`: the value, where the caller has decoded it already; it is given away.
         """
         context = self._context
         outputs: list[Output] = []
         context._outputs = outputs
         context._root = (program, key, value, version)
         try:
-            self._run(program, op, key, value, version, schema, UNSET, 1, outputs)
+            self._run(program, op, key, value, decoded, version, schema, UNSET, 1, outputs)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -80,6 +88,7 @@ class Session:
         op: int,
         key: bytes,
         value: bytes | None,
+        decoded: Any,
         version: int,
         schema: int,
         previous: Any,
@@ -91,7 +100,8 @@ class Session:
         for trigger in program.triggers:
             if trigger.schema is not None and trigger.schema != schema:
                 continue
-            write = Write(context, program, OP_NAMES[op], key, value, version, schema, UNSET, UNSET, UNSET, previous)
+            write = Write(context, program, OP_NAMES[op], key, value, version, schema, UNSET, decoded, UNSET, previous)
+            decoded = UNSET  # each trigger has a value of its own
             context._write = write
             produced: Iterable[Any] = ()
             try:
@@ -144,7 +154,7 @@ class Session:
                 what="chain of triggers",
                 limit=self._limits.chain_depth_max,
             )
-        self._run(program, op, key, value, 0, program.schema, previous, depth + 1, outputs)
+        self._run(program, op, key, value, UNSET, 0, program.schema, previous, depth + 1, outputs)
 
     def _locate(self, target: Target, key: Any) -> bytes:
         """The encoded key of an output that is not simply the key of its write."""

@@ -184,4 +184,4 @@ class Recovery:
         remaining = iter(versions)
         for session, first, count in zip(sessions, firsts, counts, strict=True):
             run = RequestRun(session, first, count)
-            self.partition.memory.accepted(run.session, run.first_sequence, tuple(islice(remaining, run.count)), epoch)
+            self.partition.memory.accepted(run.session, run.first_sequence, tuple(islice(remaining, run.length)), epoch)

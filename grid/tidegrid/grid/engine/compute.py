@@ -7,18 +7,23 @@ it has landed, or dropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Frame, Portion, section_bytes
 from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest
 from tidegrid.grid.log.record import DELETE, EVENT, RequestRun
-from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError, TooLargeError
+from tidegrid.grid.model.errors import ConflictError, GridError, InvalidValueError, RejectedError, TooLargeError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers.runtime import FrameContext, Output, Rejection
+
+
+Target = tuple[Columns, dict[bytes, Change], Mapping[bytes, Change], Callable[[bytes], int]]
+"""(columns of the outputs, this frame's changes, those of the frame in flight, latest version in the table)"""
 
 
 class References(Protocol):
@@ -56,6 +61,7 @@ class Computation:
         self._catalog = catalog
         self._references = references
         self._limits = limits
+        self._targets: dict[str, Target] = {}
         self._session = None
         if catalog.runtime is not None:
             context = FrameContext(
@@ -108,8 +114,9 @@ class Computation:
         size, room = frame.size, limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
         full = False
         outputs: list[Output] | None = None
-        while row < end:
-            key, value, op = keys[row], values[row], ops[row]
+        schema = request.schema
+        activate = self._session.activate if self._session is not None and program is not None else None
+        for key, value, op in zip(keys[begin:end], values[begin:end], ops[begin:end], strict=True):
             weight = len(key) + len(value) + PER_WRITE_BYTES
             if stateful:
                 known = fresh.get(key) or older.get(key)
@@ -122,16 +129,25 @@ class Computation:
                 row += 1
                 continue
             version += 1
-            if program is not None:
-                assert self._session is not None
-                result = self._session.activate(
-                    program, op, key, None if op == DELETE else value, version, request.schema
-                )
-                if isinstance(result, Rejection):
+            if activate is not None:
+                assert program is not None
+                if op == DELETE:
+                    result = activate(program, op, key, None, version, schema)
+                else:
+                    try:
+                        decoded = check_value(value, limits)
+                    except (InvalidValueError, TooLargeError) as error:
+                        errors[row] = error
+                        answers.append(0)
+                        row += 1
+                        continue
+                    result = activate(program, op, key, value, version, schema, decoded)
+                if type(result) is Rejection:
                     errors[row] = rejected(result)
                     answers.append(0)
                     row += 1
                     continue
+                assert type(result) is list
                 outputs = result
                 for output in outputs:
                     weight += len(output[2]) + len(output[3] or b"") + PER_WRITE_BYTES
@@ -172,13 +188,6 @@ class Computation:
             return older.get(key)
         return None
 
-    def _latest_version(self, name: str, key: bytes) -> int:
-        found = self._change(name, key)
-        if found is not None:
-            return found[0]
-        table = self._tables.get(name)
-        return table.latest_version(key) if table is not None else 0
-
     def _refuses(self, name: str, key: bytes, version: int, expected: int) -> ConflictError | None:
         """A tombstone counts as absent, and still answers to its version number."""
         current = version if self.get(name, key) is not None else 0
@@ -187,25 +196,32 @@ class Computation:
         return ConflictError.of(expected, current)
 
     def _put_outputs(self, outputs: list[Output], cause: Columns, row: int) -> None:
-        frame = self.frame
+        targets = self._targets
         for op, name, key, value in outputs:
-            columns = frame.outputs.get(name)
-            if columns is None:
-                columns = frame.outputs[name] = Columns(self._catalog.map(name).spec.schema)
+            target = targets.get(name)
+            if target is None:
+                target = targets[name] = self._target(name)
+            columns, fresh, older, latest_version = target
             if op == EVENT:
                 version = 1
             else:
-                version = self._latest_version(name, key) + 1
-                changes = frame.changes.get(name)
-                if changes is None:
-                    changes = frame.changes[name] = {}
-                changes[key] = (version, value)
+                known = fresh.get(key) or older.get(key)
+                version = (known[0] if known is not None else latest_version(key)) + 1
+                fresh[key] = (version, value)
             columns.keys.append(key)
             columns.values.append(value or b"")
             columns.ops.append(op)
             columns.versions.append(version)
             columns.causes.append((cause, row))
-        frame.output_count += len(outputs)
+        self.frame.output_count += len(outputs)
+
+    def _target(self, name: str) -> Target:
+        """Where the outputs to one map go, and what their version numbers go on from."""
+        columns = self.frame.outputs[name] = Columns(self._catalog.map(name).spec.schema)
+        fresh = self.frame.changes.setdefault(name, {})
+        older = self._base.changes.get(name, _NOTHING) if self._base is not None else _NOTHING
+        table = self._tables.get(name)
+        return columns, fresh, older, table.latest_version if table is not None else _never
 
 
 def rejected(outputs: Rejection) -> RejectedError:

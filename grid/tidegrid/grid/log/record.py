@@ -44,7 +44,7 @@ class RequestRun(NamedTuple):
 
     session: bytes
     first_sequence: int
-    count: int
+    length: int
 
 
 def encode_section(
@@ -99,7 +99,7 @@ def encode_data(
         time_ms=time_ms,
         sessions=[run.session for run in runs],
         first_sequences=[run.first_sequence for run in runs],
-        counts=[run.count for run in runs],
+        counts=[run.length for run in runs],
         maps=maps,
         sections=sections,
         write_sections=write_sections,

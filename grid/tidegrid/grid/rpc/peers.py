@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -58,6 +58,7 @@ class _Link:
         self._credentials = credentials
         self._outbox: deque[ring_pb2.NodeMessage] = deque(maxlen=OUTBOX_MAX)
         self._changed = asyncio.Event()
+        self._closed = False
         self.task = asyncio.create_task(self._run())
 
     def send(self, message: ring_pb2.NodeMessage) -> None:
@@ -65,6 +66,7 @@ class _Link:
         self._changed.set()
 
     def cancel(self) -> None:
+        self._closed = True  # a call that breaks at this moment may swallow the cancellation
         self.task.cancel()
 
     async def _run(self) -> None:
@@ -77,20 +79,21 @@ class _Link:
         else:
             channel = grpc.aio.secure_channel(self.address, self._credentials, options=options)
         async with channel:
-            while True:
+            while not self._closed:
                 call = channel.stream_stream(
                     LINK_METHOD,
                     request_serializer=ring_pb2.NodeMessage.SerializeToString,
                     response_deserializer=ring_pb2.NodeMessage.FromString,
-                )(self._messages())
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    async for _ in call:
-                        pass
+                )()
+                # Written one by one: an iterator that gRPC reads would go on taking messages for a call that is dead.
+                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    while True:
+                        await call.write(await self._next())
+                call.cancel()
                 await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _messages(self) -> AsyncIterator[ring_pb2.NodeMessage]:
-        while True:
-            while self._outbox:
-                yield self._outbox.popleft()
+    async def _next(self) -> ring_pb2.NodeMessage:
+        while not self._outbox:
             self._changed.clear()
             await self._changed.wait()
+        return self._outbox.popleft()
