@@ -1,0 +1,1 @@
+"""The process: its configuration, what it serves, and the command line."""

@@ -80,11 +80,12 @@ class _Link:
             channel = grpc.aio.secure_channel(self.address, self._credentials, options=options)
         async with channel:
             while not self._closed:
-                call = channel.stream_stream(
+                link: Any = channel.stream_stream(
                     LINK_METHOD,
                     request_serializer=ring_pb2.NodeMessage.SerializeToString,
                     response_deserializer=ring_pb2.NodeMessage.FromString,
-                )()
+                )
+                call = link()
                 # Written one by one: an iterator that gRPC reads would go on taking messages for a call that is dead.
                 with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     while True:

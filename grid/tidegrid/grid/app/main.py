@@ -1,0 +1,43 @@
+"""The command line: every command under its name, and `run`, where the process enters."""
+
+from __future__ import annotations
+
+import typer
+from tidegrid.grid.app.commands.delete import delete
+from tidegrid.grid.app.commands.get import get
+from tidegrid.grid.app.commands.load import load
+from tidegrid.grid.app.commands.map import maps
+from tidegrid.grid.app.commands.put import put
+from tidegrid.grid.app.commands.replica import replica
+from tidegrid.grid.app.commands.scan import scan
+from tidegrid.grid.app.commands.serve import serve
+from tidegrid.grid.app.commands.status import status
+from tidegrid.grid.app.commands.subscribe import subscribe
+from tidegrid.grid.app.commands.verify import verify
+from tidegrid.grid.app.commands.version import version
+from tidegrid.grid.app.exit_codes import table
+
+app = typer.Typer(
+    name="tidegrid",
+    help="An in-memory data grid with write triggers. The event log is the system of record, all else is a view.",
+    epilog=table(),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_RUN, _DATA, _FOLLOW = "Run", "Maps and data", "Follow and look"
+
+app.command(rich_help_panel=_RUN)(serve)
+app.command(rich_help_panel=_RUN)(verify)
+app.command(rich_help_panel=_RUN)(version)
+app.add_typer(maps, name="map", rich_help_panel=_DATA)
+for read_or_write in (load, put, delete, get, scan):
+    app.command(rich_help_panel=_DATA)(read_or_write)
+for follow in (subscribe, replica, status):
+    app.command(rich_help_panel=_FOLLOW)(follow)
+
+
+def run() -> None:
+    app(prog_name="tidegrid")

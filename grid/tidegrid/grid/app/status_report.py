@@ -1,0 +1,155 @@
+"""What `tidegrid status` says, made of what each node says of itself: as one JSON object, or as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tidegrid.grid.app.ring_drawing import RingNode, draw_ring
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from tidegrid.client import MemberStatus
+    from tidegrid.v1 import grid_pb2
+
+_TOKEN = {"here": "● token", "resting": "◌ token rests"}
+
+
+def status_record(grid_id: bytes, partitions: int, members: Sequence[MemberStatus]) -> dict[str, Any]:
+    answered = [member.status for member in members if member.status is not None]
+    closed = max((status.closed for status in answered), default=0)
+    nodes: list[dict[str, Any]] = []
+    for member in members:
+        if member.status is not None:
+            nodes.append({**_plain(member.status), "answers": True})
+        else:
+            assert member.error is not None
+            error = {"code": member.error.code, "message": member.error.message}
+            nodes.append(
+                {"node": member.member.node, "address": member.member.address, "answers": False, "error": error}
+            )
+    return {
+        "grid": grid_id.hex(),
+        "partitions": partitions,
+        "closed": closed,
+        "epoch": max((status.epoch for status in answered), default=0),
+        "horizon": max((status.horizon for status in answered), default=0),
+        "held_back_by": [status.held_back_by for status in answered if status.held_back_by],
+        "followers": [
+            {"node": status.node, **_plain(feed), "lag_epochs": max(0, closed - feed.after)}
+            for status in answered
+            for feed in status.feeds
+        ],
+        "nodes": nodes,
+    }
+
+
+def status_view(record: dict[str, Any], width: int) -> list[RenderableType]:
+    from rich.text import Text
+
+    held = record["held_back_by"]
+    head = [
+        f"grid {record['grid'][:8]}: epoch {record['epoch']:,}, closed up to {record['closed']:,}, history from {record['horizon']:,}",
+        f"time is held back by {'; '.join(held)}" if held else "nothing holds time back",
+    ]
+    view: list[RenderableType] = [
+        Text("\n".join(head)),
+        Text(""),
+        Text(draw_ring(ring_nodes(record), width)),
+        Text(""),
+        _nodes(record),
+    ]
+    silent = [node for node in record["nodes"] if not node["answers"]]
+    view += [
+        Text(f"node {node['node']} at {node['address']}: {node['error']['message']}", style="red") for node in silent
+    ]
+    view += [Text(""), _partitions(record), Text(""), _followers(record)]
+    return view
+
+
+def ring_nodes(record: dict[str, Any]) -> list[RingNode]:
+    nodes = []
+    for node in sorted(record["nodes"], key=lambda node: node["node"]):
+        name = f"node {node['node']}"
+        if not node["answers"]:
+            nodes.append(RingNode((name, "no answer")))
+            continue
+        token = _TOKEN.get(node["token"], "")
+        nodes.append(
+            RingNode(
+                (
+                    f"{name} {token}".rstrip(),
+                    f"epoch {node['epoch']:,}",
+                    f"{len(node['partitions'])} partitions",
+                ),
+                token=bool(token),
+            )
+        )
+    return nodes
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        words = column.startswith("<")
+        table.add_column(column.removeprefix("<"), justify="left" if words else "right", overflow="fold")
+    return table
+
+
+def _nodes(record: dict[str, Any]) -> Table:
+    table = _table("node", "<address", "epoch", "closed", "writes", "outputs", "copies", "<log")
+    for node in record["nodes"]:
+        if node["answers"]:
+            table.add_row(
+                str(node["node"]), node["address"], f"{node['epoch']:,}", f"{node['closed']:,}", f"{node['writes']:,}",
+                f"{node['outputs']:,}", f"{node['reference_epoch']:,}",
+                "FULL" if node["storage_full"] else "ok",
+            )  # fmt: skip
+    return table
+
+
+def _partitions(record: dict[str, Any]) -> Table:
+    table = _table("partition", "node", "<state", "term", "stamp", "entries", "history", "queued", "sessions")
+    rows = [(part, node["node"]) for node in record["nodes"] if node["answers"] for part in node["partitions"]]
+    for part, node in sorted(rows, key=lambda row: row[0]["partition"]):
+        table.add_row(
+            str(part["partition"]), str(node), part["state"], str(part["term"]), f"{part['stamp']:,}",
+            f"{part['entries']:,}", size_text(part["history_bytes"]), f"{part['queued_writes']:,}", f"{part['sessions']:,}",
+        )  # fmt: skip
+    return table
+
+
+def _followers(record: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    if not record["followers"]:
+        return Text("no followers")
+    table = _table("<follower", "<map", "node", "at epoch", "behind", "<reads from")
+    for feed in record["followers"]:
+        table.add_row(
+            feed["peer"], feed["map"], str(feed["node"]), f"{feed['after']:,}", f"{feed['lag_epochs']:,}",
+            "log" if feed["from_log"] else "memory",
+        )  # fmt: skip
+    return table
+
+
+def size_text(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
+
+
+def _plain(message: grid_pb2.NodeStatus | grid_pb2.FeedStatus | grid_pb2.PartitionStatus) -> dict[str, Any]:
+    """All fields, unset ones too, numbers as numbers (protobuf's own JSON makes strings of 64-bit ones)."""
+    plain: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        is_list = not isinstance(value, str | bytes | int | float | bool)
+        plain[field.name] = [_plain(item) for item in value] if is_list else value
+    return plain

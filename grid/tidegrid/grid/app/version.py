@@ -1,0 +1,12 @@
+"""Which tidegrid this is."""
+
+from __future__ import annotations
+
+
+def version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("tidegrid")
+    except metadata.PackageNotFoundError:  # run from a source tree that was not installed
+        return "unknown"
