@@ -173,3 +173,15 @@ def test_the_next_close_is_the_first_one_kept_above(epochs: list[int], kept_max:
         closes.add(Epoch(epoch))
     kept = sorted(epochs)[-kept_max:]
     assert closes.next_after(Epoch(after)) == next((epoch for epoch in kept if epoch > after), None)
+
+
+def test_an_epoch_half_read_is_not_marked() -> None:
+    logs, _ = build([(0, 1, "write", ["a"], 1), (0, 0, "write", ["a"], 1), (0, 1, "write", ["b"], 1)], 1, 0)
+    merge = LogMerge(logs.partitions, "a", Epoch(1), Epoch(3))
+    marks = []
+    while merge.mark < 3:
+        while (need := merge.needs()) is not None:
+            after = need[1] or logs.log.position_before(partition_log(need[0]), Epoch(1))
+            merge.give(need[0], after, logs.log.read(partition_log(need[0]), after, 1))
+        marks.append((len(merge.take(10**6)), merge.mark))
+    assert marks == [(1, 1), (1, 1), (0, 3)]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tidegrid.grid.log.record import decode_record, decode_section
 from tidegrid.grid.model.errors import TooLargeError
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.maps import KeyField, MapSpec
 
 from tests.unit.engine.stand import NOWHERE, Stand, client_session
 
@@ -88,3 +89,50 @@ def test_a_write_that_fits_no_record_is_refused_alone(size: int) -> None:
     request = stand.put_now([("a", 1), ("b", "x" * size), ("c", 3)])
     assert list(request.errors) == [1] and isinstance(request.errors[1], TooLargeError)
     assert stand.value("a") == 1 and stand.value("b") is None and stand.value("c") == 3
+
+
+LONG = "m" * 110
+EMITS = f"""
+from tidegrid.triggers import Event, stream, table, trigger
+table("raw", key=("k",))
+NAMES = tuple("{LONG}%d" % number for number in range(12))
+for name in NAMES:
+    stream(name, like="raw")
+
+@trigger(on="raw", emits=NAMES)
+def tell(write):
+    for name in NAMES[: write.value]:
+        yield Event(name, write.key, 1)
+"""
+
+
+def sizes(stand: Stand) -> list[int]:
+    """Of the records, all landed."""
+    stand.turn()
+    found = []
+    while stand.frames:
+        found.append(len(stand.frames[0].entry.payload))
+        stand.land()
+    return found
+
+
+def test_refused_rows_between_accepted_ones_make_runs_and_runs_weigh() -> None:
+    stand = Stand(limits=Limits(record_bytes_max=1500))
+    rows = [(f"{row}", 1) for row in range(200)]
+    request = stand.put(rows, conditions=dict.fromkeys(range(1, 200, 2), 77), first=1 << 50)
+    assert max(sizes(stand)) <= 1500 and len(request.errors) == 100
+
+
+def test_sections_of_many_maps_weigh() -> None:
+    maps = [MapSpec(f"{LONG}{number}", key=(KeyField("k"),)) for number in range(20)]
+    stand = Stand(maps=maps, limits=Limits(record_bytes_max=1500))
+    for number, spec in enumerate(maps):
+        request = stand.batch({"k": 1}, map_name=spec.name, session=client_session(number))
+        stand.node.submit(stand.instant, request, NOWHERE, 10.0)
+    assert max(sizes(stand)) <= 1500 and not any(request.errors for request in stand.answered)
+
+
+def test_sections_of_outputs_weigh() -> None:
+    stand = Stand(source=EMITS, limits=Limits(record_bytes_max=4400))
+    stand.put([(f"{row}", 1 + row % 12) for row in range(100)], map_name="raw")
+    assert max(sizes(stand)) <= 4400 and not stand.answered[0].errors

@@ -100,6 +100,8 @@ def test_scans_stop_at_rows_and_at_bytes() -> None:
     assert cut.keys == [key("a"), key("b")] and cut.more
     many = ReadRequest("t", [key(name) for name in "abcde"], Epoch(0), Epoch(0), "to the test")
     assert isinstance(stand.submit(many).error, TooLargeError)
+    stand.put_now([("0", "x" * 200)])
+    assert stand.scan().keys == [key("0")] and stand.scan().more, "one row at least"
     assert stand.scan(partition=7).error is not None
 
 
@@ -155,9 +157,10 @@ def test_another_grid_is_another_grid() -> None:
     stand = Stand()
     request = stand.submit(stand.batch({"a": 1}), Carry(b"elsewhere", Position(0), Epoch(0)))
     assert isinstance(request.errors[0], WrongGridError)
-    stand.node.message(stand.instant, envelope(stand, Wake(Epoch(0)), grid_id=b"elsewhere"))
+    before = stand.node.epoch
+    stand.node.message(stand.instant, envelope(stand, Wake(Epoch(0)), grid_id=b"elsewhere", epoch=before + 1))
     stand.collect()
-    assert not stand.told
+    assert not stand.told and stand.node.epoch == before
 
 
 # Writes that wait ----------------------------------------------------------------------------------------------------
@@ -231,6 +234,7 @@ def test_a_partition_that_is_being_recovered_is_not_there_yet() -> None:
     assert isinstance(stand.put({"a": 2}).errors[0], UnavailableError) and not stand.node.ready()
     assert [promise.open for promise in stand.node.promises()] == [False] and not stand.node.tails()
     stand.open_all()
+    assert stand.partition().memory.closed == stand.node.control.closed
     assert stand.node.ready() and stand.value("a") == 1 and list(stand.node.tails()) == [0]
 
 

@@ -94,6 +94,7 @@ def test_nothing_of_a_failed_frame_was_seen_in_any_answer() -> None:
     assert rejected.versions == [2] and not rejected.errors
     assert conflict.errors[0].current == 2
     assert stand.value("k", map_name="counts") == 2 and stand.value("k", map_name="twice") == 4
+    assert stand.node.writes._queued_bytes == stand.partition().queued_bytes == 0
     again = stand.put_now([("k", 9), ("k", 9)], map_name="raw", first=2)
     assert again.versions == [3, 4] and stand.value("k", map_name="counts") == 4
 

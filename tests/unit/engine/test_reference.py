@@ -216,7 +216,12 @@ def test_a_question_as_of_before_the_horizon_is_dropped_on_both_sides() -> None:
     grid.close(7, 6)
     questions = [body for _, (_, body) in grid.mail]
     assert {question.through for question in questions} == {4}
-    grid.declare(ControlRecord(horizon=Horizon(epoch=6)))
+    grid.declare(ControlRecord(horizon=Horizon(epoch=6)), nodes=[NODES[0]])
+    grid.partitions[NODES[0]][PartitionId(0)].tables["r"].reclaim(Epoch(6), 100)
+    grid.partitions[NODES[0]][PartitionId(0)].recent.start(Epoch(7))
+    grid.deliver_all()
+    assert grid.copies[NODES[1]].through == grid.copies[NODES[2]].through == 0
+    grid.learn(NODES[1]), grid.learn(NODES[2])
     grid.deliver_all()
     for node in NODES:
         grid.check(node)
@@ -233,6 +238,7 @@ def test_a_new_view_begins_anew() -> None:
     (again,) = copies.advance(0.0, Epoch(6), Epoch(3), [NodeId(1)])
     assert again.number != fetch.number and again.through == 6
     assert copies.received(0.0, NodeId(7), again.number, 0, [row], True) is None, "not asked"
+    assert copies.received(0.0, NodeId(1), fetch.number, 0, [], True) is None and copies.through == 0, "asked before"
     copies.received(0.0, NodeId(1), again.number, 0, [row], True)
     assert copies.through == 6 and copies.get("r", key("a"), Epoch(6)) == pack(1)
     assert copies.get("r", key("a"), Epoch(2)) is None and copies.get("other", key("a"), Epoch(6)) is None
