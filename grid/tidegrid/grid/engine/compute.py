@@ -19,7 +19,7 @@ from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
-from tidegrid.triggers.runtime import FrameContext, Output, Rejection
+from tidegrid.triggers.runtime import FrameContext, Output, Rejection, Session
 
 
 Target = tuple[Columns, dict[bytes, Change], Mapping[bytes, Change], Callable[[bytes], int]]
@@ -62,16 +62,23 @@ class Computation:
         self._references = references
         self._limits = limits
         self._targets: dict[str, Target] = {}
-        self._session = None
-        if catalog.runtime is not None:
+        self._seed = seed
+        self._session: Session | None = None
+
+    def _bound(self) -> Session:
+        """The triggers' session of this frame; a frame of plain writes needs none."""
+        if self._session is None:
+            assert self._catalog.runtime is not None
+            frame = self.frame
             context = FrameContext(
                 partition=frame.partition,
                 epoch=frame.stamp,
                 time_ms=frame.time_ms,
-                ref_epoch=references.changed,
-                seed=seed,
+                ref_epoch=self._references.changed,
+                seed=self._seed,
             )
-            self._session = catalog.runtime.bind(context, self)
+            self._session = self._catalog.runtime.bind(context, self)
+        return self._session
 
     # What triggers see -------------------------------------------------------------------------------------------
 
@@ -115,7 +122,7 @@ class Computation:
         full = False
         outputs: list[Output] | None = None
         schema = request.schema
-        activate = self._session.activate if self._session is not None and program is not None else None
+        activate = self._bound().activate if program is not None else None
         for key, value, op in zip(keys[begin:end], values[begin:end], ops[begin:end], strict=True):
             weight = len(key) + len(value) + PER_WRITE_BYTES
             if stateful:

@@ -17,6 +17,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from tidegrid.grid.journal import checkpoints
 from tidegrid.grid.journal.checkpoints import CheckpointWriter
@@ -24,7 +25,7 @@ from tidegrid.grid.journal.files import FULL_ERRORS, Files, Lock, PosixFiles
 from tidegrid.grid.journal.history import read_rows
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.recovery import Recovered, recover
-from tidegrid.grid.journal.seam import Checkpoint
+from tidegrid.grid.journal.seam import Checkpoint, Settled, resolve
 from tidegrid.grid.journal.writer import CommitThread, log_failed, storage_full, write_reporting
 from tidegrid.grid.log.batch import RECORD_HEADER_BYTES
 from tidegrid.grid.log.entry import Entry, LogRecord
@@ -47,7 +48,7 @@ _INLINE_READ_BYTES_MAX = 256 * 1024
 class _Ticket:
     """Who waits for an append, and what it is told."""
 
-    future: asyncio.Future[tuple[Position, ...]]
+    settled: Settled
     positions: tuple[Position, ...] = ()
 
 
@@ -107,31 +108,30 @@ class LocalLog:
 
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
         """See `Log.append`. Concurrent calls share one write and one sync."""
-        return await self.start(entries)
-
-    def start(self, entries: Sequence[Entry]) -> asyncio.Future[tuple[Position, ...]]:
         future: asyncio.Future[tuple[Position, ...]] = self._loop.create_future()
-        self._start(entries, future)
-        return future
+        self.start(entries, partial(resolve, future))
+        return await future
 
-    def _start(self, entries: Sequence[Entry], future: asyncio.Future[tuple[Position, ...]]) -> None:
-        if future.done():
-            return
-        ticket = _Ticket(future)
+    def start(self, entries: Sequence[Entry], settled: Settled) -> None:
+        ticket = _Ticket(settled)
         try:
             self._check_open()
             ticket.positions = self._sequence.add(entries, ticket)
         except Undecided:
-            self._next_settled().add_done_callback(lambda _: self._start(entries, future))
+            self._next_settled().add_done_callback(lambda _: self.start(entries, settled))
             return
         except GridError as error:
-            future.set_exception(error)
+            self._loop.call_soon(settled, (), error)
             return
         if self._sequence.in_flight is None and not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)  # not at once: calls of the same turn of the loop share a batch
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        if self._flush_scheduled:
+            self._flush()
+
+    def _flush(self, *, may_block: bool = True) -> None:
         self._flush_scheduled = False
         sequence = self._sequence
         if sequence.in_flight is not None or not sequence.collecting:
@@ -139,7 +139,8 @@ class LocalLog:
         batch = sequence.take()
         writer, options = self._writer, self._options
         if (
-            len(batch.tickets) == 1
+            may_block
+            and len(batch.tickets) == 1
             and batch.size_bytes <= options.inline_sync_bytes_max
             and writer.sync_seconds <= options.inline_sync_seconds_max
             and writer.has_room(batch)
@@ -159,8 +160,7 @@ class LocalLog:
                 self._failure = error
             for lost in self._sequence.refused():
                 for ticket in lost.tickets:
-                    if not ticket.future.done():
-                        ticket.future.set_exception(_again(error))
+                    ticket.settled((), _again(error))
         for waiter in settled:
             if not waiter.done():
                 waiter.set_result(None)
@@ -173,10 +173,9 @@ class LocalLog:
         self._active.index.add(batch.rows, batch.end)
         self._sequence.landed()
         if self._sequence.collecting:
-            self._flush()
+            self._flush(may_block=False)  # before the answers: the thread writes while they are worked on
         for ticket in batch.tickets:
-            if not ticket.future.done():
-                ticket.future.set_result(ticket.positions)
+            ticket.settled(ticket.positions, None)
         if self._followers:
             for log in {row.log for row in batch.rows}:
                 for wake in tuple(self._followers.get(log, {}).values()):

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
-from tidegrid.grid.journal.seam import Checkpoint
+from tidegrid.grid.journal.seam import Checkpoint, Settled, resolve
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.model.errors import GridError, StoppingError
 from tidegrid.grid.model.ids import Epoch, LogId, Position
 
-_Waiting = tuple[Sequence[Entry], "asyncio.Future[tuple[Position, ...]]"]
+_Waiting = tuple[Sequence[Entry], Settled]
 
 
 class MemoryLog:
@@ -32,19 +33,22 @@ class MemoryLog:
         self._written_before = self.state.bytes_written
 
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
-        return await self.start(entries)
+        future: asyncio.Future[tuple[Position, ...]] = asyncio.get_running_loop().create_future()
+        self.start(entries, partial(resolve, future))
+        return await future
 
-    def start(self, entries: Sequence[Entry]) -> asyncio.Future[tuple[Position, ...]]:
+    def start(self, entries: Sequence[Entry], settled: Settled) -> None:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[Position, ...]] = loop.create_future()
         try:
             self._check_open()
         except GridError as error:
-            future.set_exception(error)
-            return future
-        self._waiting.append((tuple(entries), future))
+            loop.call_soon(settled, (), error)
+            return
+        self._waiting.append((tuple(entries), settled))
         self._schedule(loop)
-        return future
+
+    def flush(self) -> None:
+        """Nothing to write earlier: appends land on a later turn."""
 
     async def tail(self, log: LogId) -> Position:
         return self.state.tail(log)
@@ -124,16 +128,14 @@ class MemoryLog:
         self._drain_scheduled = False
         grown: set[LogId] = set()
         while self._waiting and not self._held:
-            entries, future = self._waiting.popleft()
+            entries, settled = self._waiting.popleft()
             try:
                 positions = self.state.append(entries)
-            except Exception as error:
-                if not future.done():
-                    future.set_exception(error)
+            except GridError as error:
+                settled((), error)
                 continue
             grown.update(entry.log for entry in entries)
-            if not future.done():
-                future.set_result(positions)
+            settled(positions, None)
         for log in grown:
             for wake in tuple(self._followers.get(log, {}).values()):
                 wake()

@@ -14,7 +14,23 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from tidegrid.grid.log.entry import Entry, LogRecord
+from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, LogId, Position
+
+Settled = Callable[[tuple[Position, ...], GridError | None], None]
+"""Told (positions, None) when an append has landed, ((), error) when it has not; errors as of `Log.append`."""
+
+
+def resolve(
+    future: asyncio.Future[tuple[Position, ...]], positions: tuple[Position, ...], error: GridError | None
+) -> None:
+    """A `Settled` that passes the outcome on to who awaits `future`, unless it was cancelled."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(positions)
 
 
 class Checkpoint(NamedTuple):
@@ -26,8 +42,12 @@ class Checkpoint(NamedTuple):
 
 
 class Log(Protocol):
-    def start(self, entries: Sequence[Entry]) -> asyncio.Future[tuple[Position, ...]]:
-        """`append` without a task: sequenced before this returns, and the future is of its outcome."""
+    def start(self, entries: Sequence[Entry], settled: Settled) -> None:
+        """`append` without a task or future. Calls `settled` once, on the event loop and not before this returns."""
+        ...
+
+    def flush(self) -> None:
+        """No more comes in this turn of the event loop: what was started may be written, and settled, at once."""
         ...
 
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:

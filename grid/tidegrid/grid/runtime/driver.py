@@ -39,6 +39,7 @@ class Driver:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._turn_due = False
+        self._in_turn = False
         self._appending = 0
         self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -104,11 +105,14 @@ class Driver:
         self._turn_due = False
         if self._stopped:
             return
+        self._in_turn = True
         try:
             self._perform()
             if self.node.compute(self._clock.instant(), TURN_WRITES):
                 self._perform()
                 self._soon()
+            self.log.flush()
+            self._perform()  # what has landed at once is answered in the same turn
         except GridError as error:
             self._fail(error)
         except Exception as error:
@@ -118,6 +122,8 @@ class Driver:
                 )
             )
             raise
+        finally:
+            self._in_turn = False
         self._set_timer()
         self._turned.set()
         self._turned = asyncio.Event()
@@ -130,7 +136,7 @@ class Driver:
         match effect:
             case AppendFrame():
                 self._appending += 1
-                self.log.start([effect.entry]).add_done_callback(partial(self._appended, effect))
+                self.log.start([effect.entry], partial(self._appended, effect))
             case Answered(requests):
                 for request in requests:
                     request.reply_to(request)
@@ -176,19 +182,18 @@ class Driver:
 
     # The log -----------------------------------------------------------------------------------------------------
 
-    def _appended(self, effect: AppendFrame, outcome: asyncio.Future[tuple[Position, ...]]) -> None:
+    def _appended(self, effect: AppendFrame, positions: tuple[Position, ...], error: GridError | None) -> None:
         self._appending -= 1
-        if outcome.cancelled() or self._stopped:
+        if self._stopped:
             return
-        error = outcome.exception()
         if error is None:
-            self.node.landed(self._clock.instant(), effect.partition, outcome.result()[0])
-        elif isinstance(error, GridError):
+            self.node.landed(self._clock.instant(), effect.partition, positions[0])
+        else:
             self.node.append_failed(self._clock.instant(), effect.partition, error)
             if isinstance(error, LogFailedError):
                 self._fail(error)
-        else:
-            self._fail(GridError(f"the log met a defect ({error!r})"))
+        if self._in_turn:
+            return
         if self._appending:
             self._soon()  # the others of its batch land in this same turn of the loop
         else:
