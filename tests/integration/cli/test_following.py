@@ -35,6 +35,15 @@ def test_all_changes_of_any_age_in_epoch_order(served: Served) -> None:
     assert call(served, "subscribe", "anything", "--after", str(epoch - 1), "-n", "1").out.split("\t")[1] == "delete"
 
 
+def test_everything_until_now(served: Served) -> None:
+    put(served, "anything", '["now"]', '"here"')
+    for manner in ("--after=0", "--snapshot"):
+        rows = call(served, "subscribe", "anything", manner, "--until-now", "--json").records
+        assert [row["value"] for row in rows if row["key"] == "now"] == ["here"]
+    assert call(served, "subscribe", "anything", "--until-now").out == ""
+    assert call(served, "subscribe", "anything", "--until-now", "--until-epoch", "3").code == 2
+
+
 def test_a_snapshot_first(served: Served) -> None:
     put(served, "shops", "snap", '{"town": "Oslo"}')
     epoch = put(served, "shops", "snap", '{"town": "Moss"}')

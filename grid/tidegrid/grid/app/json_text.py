@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Final
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
+    encode = _encode if indent is None else json.JSONEncoder(**_MANNER, indent=indent).encode
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_bytes, indent=indent)
+        text = encode(value)
     except ValueError:  # a float that JSON does not have
-        text = json.dumps(_finite(value), ensure_ascii=False, default=_bytes, indent=indent)
-    return text if text.isprintable() else printable(text)
+        text = encode(_finite(value))
+    return printable(text)
 
 
 def printable(text: str) -> str:
     """`text` without characters that a terminal would act on; line ends and tabs stay."""
+    if text.isprintable() or text.replace("\t", "").replace("\n", "").isprintable():
+        return text
     return "".join(
         character if character.isprintable() or character in "\n\t" else _escape(character) for character in text
     )
@@ -50,3 +53,7 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+_MANNER: Final[dict[str, Any]] = {"ensure_ascii": False, "allow_nan": False, "default": _bytes}
+_encode = json.JSONEncoder(**_MANNER).encode

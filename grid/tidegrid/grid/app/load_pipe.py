@@ -45,7 +45,8 @@ async def from_pipe(rows: Iterable[Any]) -> AsyncIterator[Any]:
         for row in buffer[:count]:
             yield row
         del buffer[:count]
-        room.release(count) if count else None
+        if count:
+            room.release(count)
         if last and not buffer:
             if ended[0] is not None:
                 raise ended[0]

@@ -41,6 +41,9 @@ async def subscribe(
             "--until-epoch", metavar="EPOCH", min=1, help="End when all up to and including this epoch is printed."
         ),
     ] = None,
+    until_now: Annotated[
+        bool, typer.Option("--until-now", help="End when all that is written by now is printed.")
+    ] = False,
     marks: Annotated[
         bool, typer.Option("--marks", help='Also say up to which epoch all has come, as {"mark": EPOCH}.')
     ] = False,
@@ -54,15 +57,22 @@ async def subscribe(
     Examples:
       $ tidegrid subscribe delays
       $ tidegrid subscribe flights --snapshot --json
-      $ tidegrid subscribe delays --after 0 --until-epoch 812 --json > delays.jsonl
+      $ tidegrid subscribe delays --after 0 --until-now --json > delays.jsonl
     """  # fmt: skip
     if snapshot and after is not None:
         raise ConfigurationError("a snapshot chooses its own epoch: give either --snapshot or --after")
+    if until_now and until_epoch is not None:
+        raise ConfigurationError("give either --until-epoch or --until-now")
     output = call.output
     left = limit
     async with call.connect() as grid:
         of_map = grid.map(map_name)
         await of_map.spec()
+        if until_now:
+            await grid.refresh()
+            until_epoch = await grid.wait_closed(grid.token.epoch)  # also wakes a grid at rest
+        if until_epoch is not None and not snapshot and until_epoch <= (grid.closed if after is None else after):
+            return  # nothing of it is still to come
         wants_marks = marks or until_epoch is not None
         async with of_map.subscribe(after, snapshot=snapshot, marks=wants_marks) as feed:
             async for batch in feed:
