@@ -135,7 +135,7 @@ async def test_the_server_restarts(fake: Served) -> None:
     put = asyncio.ensure_future(m.put(2, 2))
     with pytest.raises((UnavailableError, DeadlineError)):  # it may have gone out on the dying stream
         await m.put(3, 3, deadline=0.2)
-    with pytest.raises(UnavailableError, match=r"nothing answers.*not stored"):
+    with pytest.raises((UnavailableError, DeadlineError), match="not stored"):  # between two attempts to reconnect
         await m.put(4, 4, deadline=0.2)
     async with served(fake):
         assert (await put).version == 1

@@ -182,9 +182,9 @@ async def test_a_lost_answer_and_then_no_node_is_an_unknown_outcome(fake: FakeGr
 async def test_a_dead_node_is_named(fake: FakeGrid, grid: Grid) -> None:
     fake.kill(0)
     with pytest.raises(UnavailableError, match=r"node0:1.*not stored"):
-        await grid.map("m").put("a", 1, deadline=0.1)
+        await grid.map("m").put("a", 1, deadline=1.0)
     with pytest.raises(UnavailableError):
-        await grid.map("m").get("a", deadline=0.1)
+        await grid.map("m").get("a", deadline=1.0)
 
 
 async def test_killed_in_flight_and_back_again(fake: FakeGrid, grid: Grid) -> None:
