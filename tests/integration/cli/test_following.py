@@ -45,12 +45,16 @@ def test_everything_until_now(served: Served) -> None:
 
 
 def test_a_snapshot_first(served: Served) -> None:
-    put(served, "shops", "snap", '{"town": "Oslo"}')
+    oslo = put(served, "shops", "snap", '{"town": "Oslo"}')
+    assert call(served, "get", "shops", "snap", "--as-of", str(oslo)).code == 0  # closed
     epoch = put(served, "shops", "snap", '{"town": "Moss"}')
     feed = call(served, "subscribe", "shops", "--snapshot", "--until-epoch", str(epoch), "--marks", "--json")
     rows = [row for row in feed.records if "key" in row]
-    assert [row["value"] for row in rows if row["key"] == "snap"] == [{"town": "Moss"}]
-    assert all(row["snapshot"] for row in rows)
+    # The snapshot is of an epoch that was closed; what came after it follows as changes.
+    assert [row["value"] for row in rows if row["key"] == "snap"][-1] == {"town": "Moss"}
+    first_change = next((index for index, row in enumerate(rows) if "snapshot" not in row), len(rows))
+    assert all("snapshot" in row for row in rows[:first_change]) and first_change > 0
+    assert all(row["epoch"] > rows[0]["epoch"] for row in rows[first_change:])
     assert feed.records[-1]["mark"] >= epoch
 
 
