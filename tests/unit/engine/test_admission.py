@@ -219,3 +219,15 @@ def test_a_deployment_while_a_batch_waits_is_asked_again() -> None:
     stand.land_all()
     assert not first.errors and isinstance(waits.errors[0], DerivedMapError)
     assert stand.value("c") is None and not stand.partition().queued_bytes
+
+
+def test_a_bad_value_of_a_map_with_triggers_fails_alone_and_stays_refused() -> None:
+    stand = Stand(source=DERIVES, limits=SMALL)
+    request = stand.batch([("a", 1), ("b", 1), ("c", 1)], map_name="raw")
+    request.values = [request.values[0], b"\xc1", pack("y" * 60)]
+    stand.submit(request)
+    stand.land_all()
+    assert request.versions == [1, 0, 0] and stand.value("a", map_name="seen") == 1
+    assert [type(request.errors[row]) for row in (1, 2)] == [InvalidValueError, TooLargeError]
+    again = stand.put_now([("a", 1), ("b", 1), ("c", 1)], map_name="raw", first=1)
+    assert sorted(again.errors) == [1, 2] and again.repeated == [0]
