@@ -191,8 +191,14 @@ def _described(
     described: Any = run
     described.__signature__ = inspect.Signature([*own, *more], return_annotation=None)
     described.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *more]}
+    described.__doc__ = _reflowed(inspect.getdoc(function) or "")
     del described.__wrapped__
     return run
+
+
+def _reflowed(text: str) -> str:
+    """Each paragraph on one line, for the terminal to break; one that begins with \\b stays as it is."""
+    return "\n\n".join(part if part.startswith("\b") else part.replace("\n", " ") for part in text.split("\n\n"))
 
 
 def _finish(output: Output, work: Callable[[], ExitCode | int | None]) -> None:

@@ -32,7 +32,7 @@ async def load(
     call: Invocation,
     map_name: MapArgument,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", show_default=False, help="CSV or JSON lines; - is stdin.")
+        list[Path], typer.Argument(metavar="FILE", show_default=False, help="CSV or JSON lines; - is stdin.")
     ],
     key: Annotated[
         str | None,
