@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from tidegrid.client import Grid, connect
-from tidegrid.replica import Replica
 from tidegrid.grid.model.errors import GridError
+from tidegrid.replica import Replica
 
 from examples.flights import data
 

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tidegrid.grid.engine.node import Carry
+from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.reads import CloseRequest, ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.record import DELETE, PUT

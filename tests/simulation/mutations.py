@@ -11,7 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pytest
-from tidegrid.grid.engine import checkpoint, exchange, feed, node, partition, reads, recent, reference, requests, writes
+from tidegrid.grid.engine import (
+    checkpoint,
+    exchange,
+    feed,
+    intake,
+    node,
+    partition,
+    reads,
+    recent,
+    reference,
+    requests,
+    writes,
+)
 from tidegrid.grid.engine.compute import Computation
 from tidegrid.grid.engine.effects import Answered
 from tidegrid.grid.log.entry import Entry
@@ -265,7 +277,7 @@ def one_reading_of_the_control_log_judges_all(patch: Patch) -> None:
     right = node.Node.control_at_tail
 
     def at_tail(self: node.Node, instant: node.Instant) -> None:
-        self._unread = [pending._replace(read=True) for pending in self._unread]
+        self.intake.unread = [pending._replace(read=True) for pending in self.intake.unread]
         right(self, instant)
 
     patch.setattr(node.Node, "control_at_tail", at_tail)
@@ -347,18 +359,18 @@ def full_storage_taken_for_success(patch: Patch) -> None:
 
 
 def as_of_before_it_is_closed(patch: Patch) -> None:
-    right = node.Node._read
+    right = intake.Intake._read
 
-    def read(self: node.Node, request: Any) -> Any:
+    def read(self: intake.Intake, request: Any) -> Any:
         wanted, request.at_least = request.as_of, Epoch(0)
-        if wanted > self.control.closed:
+        if wanted > self._control.closed:
             request.as_of = Epoch(0)
         try:
             return right(self, request)
         finally:
             request.as_of = wanted
 
-    patch.setattr(node.Node, "_read", read)
+    patch.setattr(intake.Intake, "_read", read)
 
 
 def reference_rows_shown_as_they_come(patch: Patch) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from tidegrid.grid.engine.checkpoint import Recovery, checkpoint_chunks
 from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
-from tidegrid.grid.engine.node import Carry, Instant, Node, Request
+from tidegrid.grid.engine.intake import Carry, Request
+from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import ScanRequest
 from tidegrid.grid.engine.retention import RetentionOptions

@@ -28,7 +28,7 @@ class DirectTransport:
             raise UnavailableError(f"node {node} is not of this process")
         return service
 
-    async def hello(self, _address: str, request: grid_pb2.HelloRequest, timeout: float) -> grid_pb2.HelloReply:
+    async def hello(self, address: str, request: grid_pb2.HelloRequest, timeout: float) -> grid_pb2.HelloReply:
         return await self._service(FIRST_NODE).hello(request)
 
     def exchange(self, member: control_pb2.Member) -> DirectExchange:

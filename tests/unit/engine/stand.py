@@ -12,7 +12,8 @@ from typing import Any
 import msgpack
 from tidegrid.grid.engine.checkpoint import Recovery
 from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ReadControl, Tell
-from tidegrid.grid.engine.node import Carry, Instant, Node
+from tidegrid.grid.engine.intake import Carry
+from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import CloseRequest, ReadRequest, ScanRequest
 from tidegrid.grid.engine.retention import RetentionOptions

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tidegrid.grid.engine.node import Carry
+from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.model.errors import (
     BusyError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tidegrid.grid.engine.node import Carry
+from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.model.errors import (
     ConfigurationError,

@@ -21,7 +21,6 @@ from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers.runtime import FrameContext, Output, Rejection, Session
 
-
 Target = tuple[Columns, dict[bytes, Change], Mapping[bytes, Change], Callable[[bytes], int]]
 """(columns of the outputs, this frame's changes, those of the frame in flight, latest version in the table)"""
 

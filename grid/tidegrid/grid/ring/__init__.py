@@ -1,0 +1,1 @@
+"""Floor 1: time. Token, promises, control state, ownership: state machines only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tidegrid.grid.engine.node import Request
+from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.model.ids import Epoch

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from tidegrid.grid.engine.node import Request
+from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import CloseRequest, ScanRequest
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from tidegrid.grid.engine.node import Request
+from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.engine.requests import CLIENT_SESSION
 from tidegrid.grid.engine.write import WriteRequest

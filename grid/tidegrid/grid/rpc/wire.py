@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import groupby
 
-from tidegrid.grid.engine.node import Carry, Request
+from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.model.errors import GridError

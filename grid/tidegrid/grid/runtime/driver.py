@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
-from tidegrid.grid.engine.node import Carry, Instant, Node, Request
+from tidegrid.grid.engine.intake import Carry, Request
+from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import GridError, LogFailedError

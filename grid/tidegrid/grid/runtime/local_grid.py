@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tidegrid.grid.engine.node import Carry
+from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.reads import CloseRequest
 from tidegrid.grid.engine.retention import RetentionOptions
 from tidegrid.grid.journal.seam import Log

@@ -1,0 +1,236 @@
+"""Requests on their way in: what they carry of time is taken over, then they are served, or wait for what they need.
+
+A request waits when it has seen more of the control log than this node (which then reads on), for a map to act, for a
+close, or for the node's copies of reference maps. Served means: a write is queued in its partition, a read or a wait
+is answered. A request that cannot be served is answered with the error, whole.
+
+Invariant: every request that comes in is answered exactly once, also when its deadline passes or the node stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tidegrid.grid.engine.catalogs import Catalogs
+from tidegrid.grid.engine.effects import Answered, Effect, ReadControl
+from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.reads import CloseRequest, ReadRequest, ScanRequest
+from tidegrid.grid.engine.reference import ReferenceCopies
+from tidegrid.grid.engine.waiting import Milestone, Waits
+from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.engine.writes import WritePath
+from tidegrid.grid.model.errors import (
+    DeadlineError,
+    EpochTooNewError,
+    EpochTooOldError,
+    GridError,
+    StoppingError,
+    UnavailableError,
+    WrongGridError,
+    WrongKindError,
+    WrongOwnerError,
+)
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.ring.ring import Carried, Ring
+
+Request = WriteRequest | ReadRequest | CloseRequest
+
+
+class Carry(NamedTuple):
+    """What the sender of a request has seen (rule J). Untrusted."""
+
+    grid_id: bytes
+    control: Position
+    epoch: Epoch
+
+
+class Pending(NamedTuple):
+    """A request that waits, with what it takes to go on."""
+
+    request: Request
+    carry: Carry
+    deadline: float
+    read: bool = False  # the control log was read to its end since it came
+
+
+class Intake:
+    """`now` is set by the node before every call."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        control: ControlState,
+        ring: Ring,
+        writes: WritePath,
+        copies: ReferenceCopies,
+        catalogs: Catalogs,
+        limits: Limits,
+        emit: Callable[[Effect], None],
+    ) -> None:
+        self.now = 0.0
+        self.stopping = False
+        self.unread: list[Pending] = []  # requests that know more of the control log than this node does
+        self._me = me
+        self._control = control
+        self._ring = ring
+        self._writes = writes
+        self._copies = copies
+        self._catalogs = catalogs
+        self._limits = limits
+        self._emit = emit
+        self._waits = Waits()
+
+    def submit(self, request: Request, carry: Carry, deadline: float) -> None:
+        if self.stopping:
+            self._refuse(request, StoppingError.of())
+            return
+        self._go_on(Pending(request, carry, deadline))
+
+    def _go_on(self, pending: Pending, *, at_tail: bool = False) -> None:
+        try:
+            wait = self._serve(pending, at_tail)
+        except GridError as error:
+            self._refuse(pending.request, error)
+            return
+        if wait is not None:
+            self._waits.add(wait[0], wait[1], pending, pending.deadline)
+            self._ring.stirred(self.now)
+
+    def _serve(self, pending: Pending, at_tail: bool) -> tuple[Milestone, int] | None:
+        """Serves the request, or says what it has to wait for. Raises GridError."""
+        request, carry = pending.request, pending.carry
+        if carry.grid_id and carry.grid_id != self._control.grid_id:
+            raise WrongGridError("this is another grid than the one the request was made for; connect anew")
+        verdict = self._ring.carry(self.now, carry.control, carry.epoch, at_tail=at_tail)
+        if verdict is Carried.APPLY_FIRST:
+            self.read_control(pending)
+            return None
+        if verdict is not Carried.TAKEN:
+            raise EpochTooNewError.of(carry.epoch, self._control.limit)
+        if isinstance(request, WriteRequest):
+            return self._write(request)
+        if isinstance(request, CloseRequest):
+            return self._await_close(request)
+        return self._read(request)
+
+    def _write(self, request: WriteRequest) -> tuple[Milestone, int] | None:
+        partition = self._open_partition(request.partition)
+        epoch = self._ring.epoch
+        if (wait := self._activation(request.map)) is not None:
+            return wait
+        catalog = self._catalogs.at(epoch)
+        if catalog.runtime is not None and catalog.runtime.program(request.map) is not None:
+            needed = self._control.reference_epoch
+            if self._copies.through < needed:
+                return Milestone.REFERENCES, needed
+        self._writes.submit(request, catalog, max(epoch, partition.last_stamp))
+        return None
+
+    def _read(self, request: ReadRequest) -> tuple[Milestone, int] | None:
+        if (wait := self._activation(request.map)) is not None:
+            return wait
+        entry = self._catalogs.at(self._ring.epoch).map(request.map)
+        if not entry.spec.stateful:
+            raise WrongKindError(
+                f"map {request.map!r} is a stream and keeps no state: subscribe to it", map=request.map, kind="stream"
+            )
+        closed, limit = self._control.closed, self._control.limit
+        wanted = max(request.as_of, request.at_least)
+        if wanted > closed:
+            if wanted >= limit:
+                raise EpochTooNewError.of(wanted, limit)
+            return Milestone.CLOSED, wanted
+        if request.as_of and request.as_of < self._control.horizon:
+            raise EpochTooOldError.of(request.as_of, self._control.horizon)
+        if isinstance(request, ScanRequest):
+            table = self._open_partition(request.partition).tables.get(request.map)
+            if table is not None:
+                request.scan(table, self._limits.answer_bytes_max)
+        else:
+            owners = entry.partitioner.many(request.keys)
+            request.run(
+                [self._open_partition(owner).tables.get(request.map) for owner in owners], self._limits.answer_bytes_max
+            )
+        self._emit(Answered((request,)))
+        return None
+
+    def _await_close(self, request: CloseRequest) -> tuple[Milestone, int] | None:
+        if request.closed > self._control.closed:
+            if request.closed >= self._control.limit:
+                raise EpochTooNewError.of(request.closed, self._control.limit)
+            return Milestone.CLOSED, request.closed
+        self._emit(Answered((request,)))
+        return None
+
+    def _activation(self, map_name: str) -> tuple[Milestone, int] | None:
+        """A map that is declared and does not act yet is waited for; the ring hurries towards its epoch."""
+        if map_name in self._catalogs.at(self._ring.epoch).maps:
+            return None
+        acts_at = self._control.map_activation(map_name)
+        return (Milestone.EPOCH, acts_at) if acts_at is not None and acts_at > self._ring.epoch else None
+
+    def _open_partition(self, number: PartitionId) -> Partition:
+        partition = self._writes.partitions.get(number)
+        if partition is None or partition.state is PartitionState.CLOSED:
+            if self._writes.failure is not None:
+                raise self._writes.failure
+            owner = self._control.view.owner(number)
+            raise WrongOwnerError(
+                f"node {self._me} does not own partition {number}; ask who does",
+                partition=number,
+                owner=owner.node if owner else -1,
+            )
+        if partition.state is not PartitionState.OPEN:
+            raise UnavailableError(f"partition {number} is being recovered; try again in a moment", partition=number)
+        return partition
+
+    def _refuse(self, request: Request, error: GridError) -> None:
+        if isinstance(request, WriteRequest):
+            rows = range(len(request.keys))
+            request.errors = dict.fromkeys(rows, error)
+            request.unanswered = 0
+        else:
+            request.error = error
+        self._emit(Answered((request,)))
+
+    def control_at_tail(self) -> None:
+        """That reading may have begun before a request came: what still knows more is judged after the next one."""
+        unread, self.unread = self.unread, []
+        for pending in unread:
+            self._go_on(pending._replace(read=True), at_tail=pending.read)
+
+    def read_control(self, pending: Pending | None) -> None:
+        """The control log has to be read on, for this request if there is one."""
+        if not self.unread:
+            self._emit(ReadControl())
+        if pending is not None:
+            self.unread.append(pending)
+
+    def resume(self, kind: Milestone, value: int) -> None:
+        """The node has got there: whoever waited for it goes on."""
+        for pending in self._waits.reached(kind, value):
+            self._go_on(pending)
+
+    def expire(self) -> None:
+        for kind, pending in self._waits.expired(self.now):
+            late = f"the deadline passed while waiting for {kind.value}; see `tidegrid status` for who holds time back"
+            self._refuse(pending.request, DeadlineError(late))
+
+    def stop(self) -> None:
+        """Refuses what is new, and what waits for something else than the log."""
+        self.stopping = True
+        unread, self.unread = self.unread, []
+        for pending in [*unread, *self._waits.drop_all()]:
+            self._refuse(pending.request, StoppingError.of())
+
+    def deadline(self) -> float | None:
+        return self._waits.deadline()
+
+    @property
+    def waiting_for(self) -> Epoch:
+        """The highest epoch that somebody wants closed; 0: nobody waits."""
+        return Epoch(self._waits.highest(Milestone.CLOSED))
