@@ -456,7 +456,18 @@ def scans_show_the_latest(patch: Patch) -> None:
 
 CRASHES: Final = {"crash_rate": 3.0}
 RESTARTS: Final = {"crash_rate": 6.0, "nodes": 3, "partitions": 4, "control_delay": 0.02, "loss": 0.0}
-LAG: Final = {"history_seconds": 0.0, "loss": 0.3, "append_delay": 0.02, "write_delay": 0.008, "crash_rate": 0.0}
+LAG: Final = {
+    "history_seconds": 0.0,
+    "loss": 0.3,
+    "append_delay": 0.05,
+    "write_delay": 0.004,
+    "crash_rate": 0.0,
+    "storage_full": 0.0,
+    "nodes": 2,
+    "partitions": 2,
+    "limit": 16,
+    "seconds": 3.0,
+}
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
