@@ -42,7 +42,7 @@ Sent = tuple[float, int]  # when a put was called, and the epoch of its acknowle
 def run(progress: Progress) -> list[Figure]:
     with grid_server() as server, data_directory("replica") as directory:
         database = directory / "flights.db"
-        command = [program(), "replica", "flights", "--to", f"sqlite:///{database}", "--address", server.address]
+        command = [program(), "replica", "flights", "--to", f"sqlite:///{database}", "--server", server.address]
         with child("replica", command, lambda: _position(database) is not None, directory):
             lags = uvloop.run(_measure(server, database, progress))
     lags.sort()

@@ -13,7 +13,7 @@ from tidegrid.grid.app.config import ServeOptions, bytes_from, options_from
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, command, run_on_loop
 from tidegrid.grid.app.output import Output
-from tidegrid.grid.app.process import Stopping, freeze_gc, start_logging, tune_gc
+from tidegrid.grid.app.process import Stopping, freeze_gc, start_logging, tune_interpreter
 from tidegrid.grid.app.version import version
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def serve(
     options = options_from(config, given)
     start_logging(options.verbose)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a port in use is told in our words
-    tune_gc()
+    tune_interpreter()
     return run_on_loop(_serve(call.output, options))
 
 
