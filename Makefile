@@ -3,6 +3,7 @@
 #
 #   make test TESTS="tests/unit/store -k scan"     some of the tests
 #   make bench BENCH="write_path --json"           one of the benches
+#   make faults KILLS=200 SEEDS=10000              longer campaigns
 #   make demo PYTHON=/opt/python3.12/bin/python3   with a Python of your choice
 
 SHELL := /bin/bash
@@ -16,6 +17,8 @@ RUN := $(VENV)/bin/python
 PYTHONS ?= $(PYTHON) python3.13 python3.12 python3.11 python3 python
 TESTS ?= tests
 BENCH ?=
+KILLS ?= 50
+SEEDS ?= 1000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -60,7 +63,7 @@ $(VENV)/.installed-%: $(VENV)/.installed-base
 	@$(PIP) --group $* $(BRIEFLY)
 	@touch $@
 
-.PHONY: help demo test check bench cover proto clean
+.PHONY: help demo test check bench cover faults proto clean
 .PHONY: check-format check-lint check-types check-floors check-generated check-tidy
 
 help: ## list the commands
@@ -80,6 +83,10 @@ bench: $(VENV)/.installed-bench $(VENV)/.installed-data ## measure every claim b
 
 cover: $(VENV)/.installed-test $(VENV)/.installed-data ## line coverage of the pure floors, at least 95 %
 	@$(RUN) -m pytest -n auto --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(TESTS)
+
+faults: $(VENV)/.installed-test $(VENV)/.installed-data ## kill -9 by seed in the middle of loads, checked against a model; and long simulations
+	@$(RUN) -m tests.faults.kills.campaign --seeds $(KILLS)
+	@$(RUN) -m tests.simulation.play --first-seed 5000 --seeds $(SEEDS) --brief
 
 proto: $(VENV)/.made ## write the generated protobuf code anew
 	@PYTHON="$(CURDIR)/$(RUN)" bash proto/generate.sh
