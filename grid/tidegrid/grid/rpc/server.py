@@ -136,7 +136,8 @@ def _options(limits: Limits) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),  # a port in use is an error, not a share of its connections
         ("grpc.max_receive_message_length", limits.message_bytes_max),
         ("grpc.max_send_message_length", 4 * limits.message_bytes_max),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+        # The core's MIN_RECV_PING_INTERVAL; under another name it is ignored, and quiet feeds break after two minutes.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 
