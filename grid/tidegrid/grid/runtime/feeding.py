@@ -68,6 +68,7 @@ class Feed:
             async for part in self._snapshot():
                 yield part
             yield Live()
+        yield Step((), self.after)  # tells that the feed is open, also where nothing happens
         while True:
             through = node.closes.next_after(self.after)
             if through is None and self.after < node.control.closed:
