@@ -49,6 +49,7 @@ class Seen:
     events: int = 0
     event_names: set[tuple[int, int, int]] = field(default_factory=set)  # (partition, position, index)
     in_epoch_order: bool = True
+    events_epoch: int = 0  # all events up to it have been taken
     first_closed: int = 0
     last_closed: int = 0
     replica_lag_seconds: float = 0.0
@@ -102,19 +103,17 @@ async def load_flights(grid: Grid, rows: Iterable[data.Row], seen: Seen, progres
     seen.load_seconds = time.perf_counter() - started
 
 
-async def take_delays(grid: Grid, seen: Seen, until: asyncio.Future[int], progress: Progress, task: TaskID) -> None:
-    """Counts every event by its name (partition, position, index), until the epoch that `until` will say is passed."""
-    epoch = 0
+async def take_delays(grid: Grid, seen: Seen, moved: asyncio.Event, progress: Progress, task: TaskID) -> None:
+    """Counts every event by its name (partition, position, index); cancelled at the end. Tells of each epoch by `moved`."""
     async with grid.map("delays").subscribe(after=0, marks=True) as feed:
         async for batch in feed:
-            seen.in_epoch_order &= batch.epoch > epoch
-            epoch = batch.epoch
+            seen.in_epoch_order &= batch.epoch > seen.events_epoch
             for change in batch.changes:
                 seen.events += 1
                 seen.event_names.add((change.partition, change.position, change.index))
-            progress.update(task, completed=seen.events, note=f"epoch {epoch}")
-            if until.done() and epoch >= until.result():
-                return
+            seen.events_epoch = batch.epoch
+            moved.set()
+            progress.update(task, completed=seen.events, note=f"epoch {batch.epoch}")
 
 
 async def follow_replica(replica: Replica, progress: Progress, task: TaskID, total: int) -> None:
@@ -138,18 +137,21 @@ async def run(directory: Path, rows_max: int | None) -> tuple[Seen, Path]:
             loading = progress.add_task("raw writes", total=total, note="")
             delays = progress.add_task("events in delays", total=None, note="")
             copying = progress.add_task("rows in SQLite", total=total, note="")
-            until: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            taking = asyncio.create_task(take_delays(grid, seen, until, progress, delays))
+            moved = asyncio.Event()
+            taking = asyncio.create_task(take_delays(grid, seen, moved, progress, delays))
             async with Replica(grid, "flights", f"sqlite:///{database}") as replica:
                 showing = asyncio.create_task(follow_replica(replica, progress, copying, total))
                 try:
                     await load_flights(grid, islice(data.flights(), rows_max), seen, progress, loading)
-                    until.set_result(await grid.wait_closed(seen.last_epoch))
+                    await grid.wait_closed(seen.last_epoch)
                     closed_at = time.perf_counter()
                     await replica.wait(seen.last_epoch)
                     seen.replica_lag_seconds = time.perf_counter() - closed_at
                     seen.replica_epoch = replica.epoch
-                    await taking
+                    async with asyncio.timeout(WAIT_SECONDS_MAX):
+                        while seen.events_epoch < seen.last_epoch and not taking.done():
+                            moved.clear()
+                            await moved.wait()
                 finally:
                     showing.cancel()
                     taking.cancel()

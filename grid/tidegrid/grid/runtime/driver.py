@@ -109,11 +109,12 @@ class Driver:
         self._in_turn = True
         try:
             self._perform()
-            if self.node.compute(self._clock.instant(), TURN_WRITES):
-                self._perform()
-                self._soon()
+            self.node.compute(self._clock.instant(), TURN_WRITES)
+            self._perform()
             self.log.flush()
             self._perform()  # what has landed at once is answered in the same turn
+            if not self.node.writes.idle:
+                self._soon()
         except GridError as error:
             self._fail(error)
         except Exception as error:
@@ -122,7 +123,7 @@ class Driver:
                     f"node {self.node.me} met a defect of its own ({error!r}); its traceback is in the log of the process"
                 )
             )
-            raise
+            _log.exception("node %d", self.node.me)  # not raised: the log may be in the middle of telling others
         finally:
             self._in_turn = False
         self._set_timer()
