@@ -8,7 +8,7 @@ from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.model.ids import Epoch
-from tidegrid.grid.rpc.wire import carry_of, read_answer, write_answer, write_request
+from tidegrid.grid.rpc.wire import carry_message, carry_of, read_answer, write_answer, write_request
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.v1 import grid_pb2
 
@@ -44,11 +44,9 @@ class ExchangeCall:
             self._finish()
 
     def _finish(self) -> None:
-        node = self._driver.node
-        control = node.control
         self._respond(
             grid_pb2.ExchangeReply(
-                carry=grid_pb2.Carry(grid_id=control.grid_id, control=control.position, epoch=node.epoch),
+                carry=carry_message(self._driver.node),
                 id=self._id,
                 writes=[write_answer(request) for request in self._writes],
                 reads=[read_answer(request) for request in self._reads],

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from tidegrid.grid.model.errors import BusyError, GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId
-from tidegrid.grid.rpc.wire import error_message
+from tidegrid.grid.rpc.wire import carry_message, error_message
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.feeding import Feed, Live, Snapshot, Step
 from tidegrid.v1 import grid_pb2
@@ -116,5 +116,4 @@ class Feeds:
         return grid_pb2.FeedMessage(carry=self._carry(), error=error_message(error)).SerializeToString()
 
     def _carry(self) -> grid_pb2.Carry:
-        node = self._driver.node
-        return grid_pb2.Carry(grid_id=node.control.grid_id, control=node.control.position, epoch=node.epoch)
+        return carry_message(self._driver.node)

@@ -15,12 +15,11 @@ from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT, ExchangeCall, Respond
 from tidegrid.grid.rpc.feeds import Feeds
 from tidegrid.grid.rpc.json_gateway import JsonGateway
 from tidegrid.grid.rpc.status import node_status
-from tidegrid.grid.rpc.wire import carry_of, error_message
+from tidegrid.grid.rpc.wire import carry_message, carry_of, error_message
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import LocalGrid
+from tidegrid.grid.version import version
 from tidegrid.v1 import control_pb2, grid_pb2
-
-VERSION = "0.1.0"
 
 
 class GridService:
@@ -43,8 +42,7 @@ class GridService:
         }
 
     def carry(self) -> grid_pb2.Carry:
-        node = self._driver.node
-        return grid_pb2.Carry(grid_id=node.control.grid_id, control=node.control.position, epoch=node.epoch)
+        return carry_message(self._driver.node)
 
     def exchange(self, message: grid_pb2.ExchangeRequest, respond: Respond) -> None:
         ExchangeCall(self._driver, message, respond)
@@ -79,7 +77,7 @@ class GridService:
             key_bytes_max=limits.key_bytes_max,
             value_bytes_max=limits.value_bytes_max,
             value_depth_max=limits.value_depth_max,
-            version=VERSION,
+            version=version(),
             ready=node.ready() and not control.activation_pending,
         )
 

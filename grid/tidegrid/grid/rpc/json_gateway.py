@@ -23,7 +23,7 @@ from tidegrid.grid.model.key_text import conform_key
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.values import decode_value, encode_value
 from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT
-from tidegrid.grid.rpc.wire import carry_of, error_message
+from tidegrid.grid.rpc.wire import carry_message, carry_of, error_message
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import LocalGrid
 from tidegrid.v1 import grid_pb2
@@ -158,8 +158,7 @@ class JsonGateway:
         )
 
     def _carry(self) -> grid_pb2.Carry:
-        node = self._driver.node
-        return grid_pb2.Carry(grid_id=node.control.grid_id, control=node.control.position, epoch=node.epoch)
+        return carry_message(self._driver.node)
 
 
 def _parsed(what: str, text: str, error: type[InvalidKeyError] | type[InvalidValueError]) -> Any:

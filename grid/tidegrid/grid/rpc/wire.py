@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 from tidegrid.grid.engine.intake import Carry, Request
+from tidegrid.grid.engine.node import Node
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.model.errors import GridError
@@ -28,6 +29,11 @@ def error_message(error: GridError) -> errors_pb2.Error:
         else:
             target.SetInParent()
     return message
+
+
+def carry_message(node: Node) -> grid_pb2.Carry:
+    """What this node has seen of time, for everything it says (rule J)."""
+    return grid_pb2.Carry(grid_id=node.control.grid_id, control=node.control.position, epoch=node.epoch)
 
 
 def carry_of(message: grid_pb2.Carry) -> Carry:

@@ -14,7 +14,7 @@ from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, command, run_on_loop
 from tidegrid.grid.app.output import Output
 from tidegrid.grid.app.process import Stopping, freeze_gc, start_logging, tune_interpreter
-from tidegrid.grid.app.version import version
+from tidegrid.grid.version import version
 
 if TYPE_CHECKING:
     from tidegrid.grid.app.serving import Serving

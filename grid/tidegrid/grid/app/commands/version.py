@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from tidegrid.grid.app.invocation import Invocation, command
-from tidegrid.grid.app.version import version as tidegrid_version
+from tidegrid.grid.version import version as tidegrid_version
 
 
 @command
