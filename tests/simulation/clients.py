@@ -162,7 +162,7 @@ class Client:
         process = world.owner(batch.partition)
         if batch.attempts and not world.storm and not batch.open_rows:
             return
-        if process is None or process.node is None or not process.serving:
+        if process is None or process.node is None:
             world.soon(PATIENCE, lambda: self._again(batch))
             return
         batch.attempts += 1
@@ -284,7 +284,7 @@ class Client:
         world, chance = self.world, self.world.chance
         process = chance.choice(list(world.processes.values()))
         node = process.node
-        if node is None or not process.serving:
+        if node is None:
             return
         name = chance.choice(("raw", "latest", "totals", "plain", "prices", *self._extra_maps()))
         mine = [
@@ -356,7 +356,7 @@ class Client:
         name, values = chance.choice((("latest", [pack(1)]), ("nowhere", [pack(1)]), ("plain", [b"\xc1"])))
         partition = world.keys.partition(name, key)
         process = world.owner(partition)
-        if process is None or process.node is None or not process.serving:
+        if process is None or process.node is None:
             return
         session = struct.pack(">B7xQII", 1, self.epoch, 1000 + self.number, chance.getrandbits(32))
 
@@ -372,7 +372,7 @@ class Client:
         """A pair that nobody has seen: it may raise the epoch, and never to the limit."""
         world, chance = self.world, self.world.chance
         process = chance.choice(list(world.processes.values()))
-        if process.node is None or not process.serving:
+        if process.node is None:
             return
         epoch = Epoch(world.truth.limit + chance.choice((-3, -2, -1, 0, 1, 1000)))
         control = Position(world.truth.position + chance.choice((0, 0, 1, 1000)))
@@ -391,7 +391,7 @@ class Client:
 
 
 def _arrive(process: Process, life: int, request: Any, carry: Carry) -> None:
-    if process.life == life and process.serving:
+    if process.life == life and process.node is not None:
         process.submit(request, carry, SECONDS)
 
 

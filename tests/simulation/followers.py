@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from tidegrid.grid.engine.feed import FeedEntry, LogMerge, recent_entries
 from tidegrid.grid.engine.node import Node
+from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.model.ids import Epoch, PartitionId, partition_log
-from tidegrid.grid.ring.ownership import PartitionState
 
 from tests.simulation.judge import Violation
 
 if TYPE_CHECKING:
-    from tests.simulation.process import Process
     from tests.simulation.world import World
 
 READ_BYTES = 700
@@ -26,7 +25,9 @@ class Follower:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.number = world, number
         self.map = world.chance.choice(("raw", "latest", "totals", "events", "plain", "prices"))
-        self.process: Process = world.chance.choice(list(world.processes.values()))
+        partitions = range(world.options.partitions)
+        chosen = world.chance.sample(partitions, world.chance.randint(1, min(2, len(partitions))))
+        self.partitions = sorted(PartitionId(number) for number in chosen)
         self.after = Epoch(0)
         self.taken = 0
         self._buffer: list[FeedEntry] = []  # above the last mark
@@ -35,7 +36,8 @@ class Follower:
         self._due = False
 
     def start(self) -> None:
-        self.process.listeners.append(self._soon)
+        for process in self.world.processes.values():
+            process.listeners.append(self._soon)
 
     def _soon(self) -> None:
         if not self._due:
@@ -45,14 +47,15 @@ class Follower:
 
     def _step(self) -> None:
         self._due = False
-        node = self.process.node
-        if node is None or not self.process.serving:
-            return
-        if node is not self._node or (self.world.storm and self.world.happens(0.02)):
-            self._node, self._merge, self._buffer = node, None, []  # connects anew, after its last mark
-        partitions = list(node.partitions.values())
-        if any(partition.state is not PartitionState.OPEN for partition in partitions):
-            return
+        node = self._node
+        if self.world.storm and self.world.happens(0.02):
+            node = None
+        serving = self._serving(node)
+        if not serving:
+            node = self._connect()
+            serving = self._serving(node)
+            if node is None or not serving:
+                return
         if self._merge is not None:
             self._read_log(self._merge)
         else:
@@ -61,13 +64,29 @@ class Follower:
                 through = node.control.closed
             if through is None:
                 return
-            entries = recent_entries(partitions, self.map, self.after, through)
+            entries = recent_entries(serving, self.map, self.after, through)
             if entries is not None:
                 self._take(entries, through)
             else:
-                self._merge = LogMerge(partitions, self.map, self.after, node.control.closed)
+                self._merge = LogMerge(serving, self.map, self.after, node.control.closed)
                 self._read_log(self._merge)
         self._soon()
+
+    def _connect(self) -> Node | None:
+        """To a node that serves all its partitions, the rightful owner or one that has not heard yet; after its last mark."""
+        self._node, self._merge, self._buffer = None, None, []
+        for process in self.world.processes.values():
+            if self._serving(process.node):
+                self._node = process.node
+        return self._node
+
+    def _serving(self, node: Node | None) -> list[Partition]:
+        """Its partitions there; none unless that node lives and serves all of them."""
+        if node is None or all(process.node is not node for process in self.world.processes.values()):
+            return []
+        found = [node.partitions.get(number) for number in self.partitions]
+        serving = [partition for partition in found if partition is not None and partition.serving]
+        return serving if len(serving) == len(self.partitions) else []
 
     def _read_log(self, merge: LogMerge) -> None:
         log = self.world.log
@@ -101,11 +120,6 @@ class Follower:
 
     def _wanted(self, after: Epoch, mark: Epoch) -> list[tuple[int, int, int, bytes]]:
         entries: list[tuple[int, int, int, bytes]] = []
-        for partition in self._owned():
+        for partition in self.partitions:
             entries += [e for e in self.world.judge.feeds[self.map, partition] if after < e[0] <= mark]
         return sorted(entries, key=lambda entry: entry[:3])
-
-    def _owned(self) -> list[PartitionId]:
-        node = self.process.node
-        assert node is not None
-        return list(node.partitions)

@@ -35,12 +35,20 @@ class Options:
     append_delay: float = 0.006
     storage_full: float = 0.05
     log_failure: float = 0.002
+    no_answer: float = 0.03  # an append is not answered; it lands, or lands later, or never
     late_append: float = 0.5  # what a dead process had handed over gets into the log
     control_delay: float = 0.004
     # Processes.
     crash_rate: float = 0.8
     checkpoint_rate: float = 2.0
-    early_messages: bool = False  # a node that is still opening hears its peers and reads the control log
+    downtime: float = 0.08  # mean, seconds, also of the others
+    pause_rate: float = 0.5
+    pause: float = 0.15  # also of a cut between nodes
+    cut_rate: float = 0.5
+    move_rate: float = 1.5  # partitions given to somebody, unprepared
+    suspicion_rate: float = 0.5  # members put out though they live
+    heartbeat: float = 0.1
+    evict_after: float = 0.3
     # History.
     history_seconds: float = 0.6
     recent_bytes: int = 4096
@@ -56,11 +64,11 @@ class Options:
     @classmethod
     def of(cls, seed: int, **overrides: Any) -> Options:
         chance = random.Random(seed * 7919 + 13)
-        nodes = chance.choice((1, 2, 3, 3, 4))
+        nodes = chance.choice((1, 2, 3, 3, 4, 5, 7))
         made = cls(
             seed=seed,
             nodes=nodes,
-            partitions=chance.randint(nodes, 6),
+            partitions=chance.choice((1, 2, 3, 4, 5, 6, 12)),
             limit=chance.choice((4, 8, 16)),
             session_epochs=chance.choice((24, 60, 4096)),
             history_seconds=chance.choice((0.0, 0.3, 0.6, 100.0)),
@@ -69,7 +77,12 @@ class Options:
             storage_full=chance.choice((0.0, 0.05, 0.2)),
             append_delay=chance.choice((0.002, 0.006, 0.02)),
             client_delay=chance.choice((0.002, 0.01)),
-            early_messages=chance.random() < 0.5,
+            downtime=chance.choice((0.05, 0.1, 1.0)),
+            pause_rate=chance.choice((0.0, 0.5, 2.0)),
+            cut_rate=chance.choice((0.0, 0.5, 2.0)),
+            move_rate=chance.choice((0.0, 1.5, 8.0)),
+            suspicion_rate=chance.choice((0.0, 0.5, 2.0)),
+            no_answer=chance.choice((0.0, 0.03, 0.15)),
         )
         return replace(made, **overrides)
 
@@ -83,6 +96,11 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "client_loss": {"client_loss": 0.0},
     "client_double": {"client_double": 0.0},
     "crash": {"crash_rate": 0.0},
+    "pause": {"pause_rate": 0.0},
+    "cut": {"cut_rate": 0.0},
+    "move": {"move_rate": 0.0},
+    "suspicion": {"suspicion_rate": 0.0},
+    "no_answer": {"no_answer": 0.0},
     "late_append": {"late_append": 0.0},
     "storage_full": {"storage_full": 0.0},
     "log_failure": {"log_failure": 0.0},

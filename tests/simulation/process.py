@@ -1,7 +1,7 @@
 """One node as a process that can die: the real engine, and in place of its asyncio shell the same steps as events.
 
-    down --start--> opening (control log folded, VIEW won, partitions recovered and opened, one event each)
-         --all OPENs in--> serving --crash, or its log handle fails--> down
+    down --start--> up (control log folded; joins, opens and gives up by itself) --crash, or its log handle fails--> down
+                    up --pause--> paused --after a while--> up
 
 All that is volatile goes with a crash; what was handed to the log before may still get there. Events of an earlier
 life of the process find that `life` has moved on.
@@ -9,25 +9,33 @@ life of the process find that `life` has moved on.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tidegrid.grid.engine.checkpoint import Recovery, checkpoint_chunks
-from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
+from tidegrid.grid.engine.effects import (
+    Answered,
+    Append,
+    AppendControl,
+    ClosedTo,
+    Effect,
+    LoadCheckpoint,
+    ReadControl,
+    ReadLog,
+    Tell,
+)
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import ScanRequest
 from tidegrid.grid.engine.retention import RetentionOptions
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.log.record import encode_open
-from tidegrid.grid.model.errors import GridError, LogFailedError, StorageFullError, WrongTailError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Position, partition_log
-from tidegrid.grid.ring import ownership
+from tidegrid.grid.model.errors import GridError, LogFailedError, LogTimeoutError, StorageFullError, WrongTailError
+from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, Incarnation, NodeId, Position, partition_log
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.local import RingOptions
 from tidegrid.grid.ring.messages import Envelope
-from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.ring.view import Member
 from tidegrid.v1.control_pb2 import ControlRecord
 
@@ -46,39 +54,48 @@ TURN_WRITES = 4
 class Process:
     def __init__(self, world: World, me: NodeId) -> None:
         self.world, self.me = world, me
-        self.node: Node | None = None
-        self.serving = False
         self.life = 0
         self.incarnation = Incarnation(0)
         self.listeners: list[Callable[[], None]] = []  # told of closes, of starts and of deaths
         self._forget()
 
     def _forget(self) -> None:
-        self.node, self.serving = None, False
+        self.node: Node | None = None
+        self.paused_until = 0.0
         self._log_dead = False
         self._turn_due = self._reading = self._control_grew = self._at_tail_wanted = self._reclaiming = False
         self._timer = 0
 
     # Life -------------------------------------------------------------------------------------------------------
 
-    def start(self, *, first: bool = False) -> None:
+    def start(self) -> None:
+        """Rule S: a new incarnation over the control log as it is. It becomes a member by itself, or is one already."""
         world = self.world
         self.life += 1
         self._forget()
         saved = world.log.load_checkpoint(CONTROL_LOG) if world.happens(0.7) else None
         control = ControlState.from_bytes(b"".join(saved[1])) if saved is not None else ControlState()
-        self._fold(control)
-        known = control.view.members.get(self.me)
-        self.incarnation = Incarnation(known.incarnation + 1 if known is not None else 1)
+        for item in world.log.read(CONTROL_LOG, control.position, 1 << 30):
+            control.apply(item.position, ControlRecord.FromString(item.payload))
+        self.incarnation = Incarnation(self.incarnation + 1)
         world.note("node %s starts as incarnation %s", self.me, self.incarnation)
-        if first:
-            self._join(control)
-        else:
-            self.soon(0.01, lambda: self._join(control))
+        options = world.options
+        ring_options = RingOptions(tick=options.tick, heartbeat=options.heartbeat, evict_after=options.evict_after)
+        retention = RetentionOptions(history_seconds=options.history_seconds, proposal_seconds=0.2)
+        self.node = Node(self.member, control, LIMITS, ring_options, retention, options.recent_bytes)
+        self.node.start(self.instant())
+        self.control_grew()
+        self._tell_listeners()
+        self._soon_turn()
 
     @property
-    def _hears(self) -> bool:
-        return self.node is not None and (self.serving or self.world.options.early_messages)
+    def member(self) -> Member:
+        return Member(self.me, self.incarnation)
+
+    @property
+    def open(self) -> bool:
+        """A member, and all that the view gives to it is open."""
+        return self.node is not None and self.node.ready()
 
     def crash(self) -> None:
         world = self.world
@@ -88,87 +105,50 @@ class Process:
         self.life += 1
         self._forget()
         self._tell_listeners()
-        world.soon(0.08, self.start)
+        world.soon(world.options.downtime, self.start)
+
+    def pause(self) -> None:
+        """Nothing happens here for a while; what it sent before goes on, what comes to it waits."""
+        world = self.world
+        self.paused_until = world.now + world.chance.expovariate(1 / world.options.pause)
+        world.note("node %s is paused until %.3f", self.me, self.paused_until)
 
     def soon(self, mean: float, action: Callable[[], None]) -> None:
-        """In this life only."""
+        """In this life only, and not while paused."""
+        self.world.soon(mean, self._when_awake(action))
+
+    def _when_awake(self, action: Callable[[], None]) -> Callable[[], None]:
         life = self.life
 
         def run() -> None:
-            if self.life == life:
+            if self.life != life:
+                return
+            if self.world.now < self.paused_until:
+                self.world.later(self.paused_until - self.world.now, run)
+            else:
                 action()
 
-        self.world.soon(mean, run)
+        return run
 
-    def _fold(self, control: ControlState) -> None:
-        for item in self.world.log.read(CONTROL_LOG, control.position, 1 << 30):
-            control.apply(item.position, ControlRecord.FromString(item.payload))
+    # Opening, as runtime/driver.py does it ------------------------------------------------------------------------
 
-    # Opening, as runtime/opening.py does it -----------------------------------------------------------------------
+    def _load_checkpoint(self, effect: LoadCheckpoint) -> None:
+        assert self.node is not None
+        saved = self.world.log.load_checkpoint(partition_log(effect.partition)) if self.world.happens(0.7) else None
+        position, chunks = saved if saved is not None else (BEFORE_FIRST, [])
+        for _ in self.node.checkpoint_loaded(self.instant(), effect, position, chunks):
+            pass
+        self._soon_turn()
 
-    def _join(self, control: ControlState) -> None:
-        world, member = self.world, Member(self.me, self.incarnation)
-        view = ControlRecord(view=ownership.plan_view(control, member, list(world.processes)))
-        try:
-            world.append(Entry(CONTROL_LOG, control.position, control.closed, view.SerializeToString()))
-        except WrongTailError:
-            self._fold(control)
-            self.soon(0.003, lambda: self._join(control))
-            return
-        self._fold(control)
-        options = world.options
-        owned = control.view.owned_by(self.me, self.incarnation)
-        self.node = node = Node(
-            self.me,
-            self.incarnation,
-            control,
-            LIMITS,
-            RingOptions(tick=options.tick),
-            RetentionOptions(history_seconds=options.history_seconds, proposal_seconds=0.2),
-            options.recent_bytes // max(1, len(owned)),
-        )
-        node.control_records(self.instant(), [])
-        self.control_grew()
-        for partition in owned:
-            self.soon(0.01, lambda partition=partition: self._recover(node, partition, control.closed))
-
-    def _recover(self, node: Node, number: PartitionId, closed: Epoch) -> None:
-        log = self.world.log
-        partition = node.adopt(number)
-        recovery = Recovery(partition, node.writes.reference_maps)
-        saved = log.load_checkpoint(partition_log(number)) if self.world.happens(0.7) else None
-        if saved is not None:
-            for chunk in saved[1]:
-                recovery.chunk(chunk)
-            assert recovery.position == saved[0]
-        self._open(node, partition, recovery, closed)
-
-    def _open(self, node: Node, partition: Partition, recovery: Recovery, closed: Epoch) -> None:
-        """Reads to the tail, then OPEN there; read on, if something of the life before came in between."""
-        world, number = self.world, partition.id
-        while records := world.log.read(partition_log(number), recovery.position, 500):
-            recovery.records(records)
-        auditor.check_partition(world.judge, partition, reclaimed_to=node.control.horizon)
-        stamp = ownership.open_stamp(node.epoch, closed, partition.last_stamp)
-        term = node.control.view.owners[number].term
-        payload = encode_open(number, term, stamp, self.me, self.incarnation, world.time_ms)
-        expected = partition.tail
-
-        def append() -> None:
-            try:
-                position = world.append(Entry(partition_log(number), expected, stamp, payload))
-            except WrongTailError:
-                self._open(node, partition, recovery, closed)
-                return
-            node.opened(self.instant(), number, position, stamp)
-            owned = node.control.view.owned_by(self.me, self.incarnation)
-            if all(p in node.partitions and node.partitions[p].state is PartitionState.OPEN for p in owned):
-                self.serving = True
-                self.control_grew()
-                self._tell_listeners()
-                self._soon_turn()
-
-        self.soon(0.005, append)
+    def _read_log(self, effect: ReadLog) -> None:
+        node, world = self.node, self.world
+        assert node is not None
+        records = world.log.read(partition_log(effect.partition), effect.after, 500)
+        opening = node.openings.get(effect.partition)
+        if opening is not None and not records:
+            auditor.check_partition(world.judge, opening.partition, reclaimed_to=node.control.horizon)
+        node.log_read(self.instant(), effect, records)
+        self._soon_turn()
 
     # The shell, as runtime/driver.py does it ----------------------------------------------------------------------
 
@@ -176,12 +156,15 @@ class Process:
         return Instant(self.world.now, self.world.time_ms)
 
     def submit(self, request: Request, carry: Carry, seconds: float) -> None:
-        assert self.node is not None and self.serving
+        assert self.node is not None
         self.node.submit(self.instant(), request, carry, self.world.now + seconds)
         self._soon_turn()
 
     def receive(self, envelope: Envelope) -> None:
-        if self.node is not None and self._hears:
+        self._when_awake(lambda: self._received(envelope))()
+
+    def _received(self, envelope: Envelope) -> None:
+        if self.node is not None:
             self.node.message(self.instant(), envelope)
             self._soon_turn()
 
@@ -210,13 +193,17 @@ class Process:
 
     def _do(self, effect: Effect) -> None:
         match effect:
-            case AppendFrame():
+            case Append():
                 self._append(effect)
+            case LoadCheckpoint():
+                self.soon(0.01, lambda: self._load_checkpoint(effect))
+            case ReadLog():
+                self.soon(0.004, lambda: self._read_log(effect))
             case Answered(requests):
                 for request in requests:
                     request.reply_to(request)
             case Tell(to, envelope):
-                self.world.deliver(to, envelope)
+                self.world.deliver(self.me, to, envelope)
             case ClosedTo():
                 self._tell_listeners()
                 self._reclaim_soon()
@@ -232,14 +219,13 @@ class Process:
         timer, due = self._timer, self.node.deadline()
         if due is None:
             return
-        life = self.life
 
         def passed() -> None:
-            if self.life == life and self._timer == timer and self.node is not None:
+            if self._timer == timer and self.node is not None:
                 self.node.time_passed(self.instant())
                 self._soon_turn()
 
-        self.world.later(max(0.0, due - self.world.now), passed)
+        self.world.later(max(0.0, due - self.world.now), self._when_awake(passed))
 
     def _tell_listeners(self) -> None:
         for listener in self.listeners:
@@ -261,6 +247,9 @@ class Process:
                     raise LogFailedError("the log has failed")
                 if world.happens(world.faults.storage_full):
                     raise StorageFullError("no space")
+                if world.happens(world.faults.no_answer):
+                    self._land_unheard(entry)
+                    raise LogTimeoutError("no answer")
                 if self.life == life and world.happens(world.faults.log_failure):
                     self._log_dead = True
                     if world.happens(0.5):
@@ -275,17 +264,33 @@ class Process:
 
         world.soon(mean, reach)
 
-    def _append(self, effect: AppendFrame) -> None:
+    def _land_unheard(self, entry: Entry) -> None:
+        """It gets into the log now, or later, or never."""
+        world = self.world
+        dice = world.chance.random()
+        if dice < 0.3:
+            return
+
+        def land() -> None:
+            with contextlib.suppress(WrongTailError):
+                world.append(entry)
+
+        if dice < 0.6:
+            land()
+        else:
+            world.soon(0.02, land)
+
+    def _append(self, effect: Append) -> None:
         def hear(outcome: Position | GridError) -> None:
             node = self.node
             assert node is not None
             if isinstance(outcome, GridError):
-                node.append_failed(self.instant(), effect.partition, outcome)
+                node.append_failed(self.instant(), effect.slot, outcome)
                 if isinstance(outcome, LogFailedError):
                     self._fail(outcome)
                     return
             else:
-                node.landed(self.instant(), effect.partition, outcome)
+                node.landed(self.instant(), effect.slot, outcome)
             self._turn()
 
         self._reach(self.world.options.append_delay, effect.entry, hear)
@@ -311,13 +316,13 @@ class Process:
         assert self.node is not None
         self.node.fail(error)
         self._perform()
-        if any(partition.state is PartitionState.OPEN for partition in self.node.partitions.values()):
+        if any(partition.serving for partition in self.node.partitions.values()):
             raise Violation("F3: a partition is open on a dead log")
         self.soon(0.05, self.crash)
 
     def control_grew(self) -> None:
         self._control_grew = True
-        if not self._reading and self._hears:
+        if not self._reading and self.node is not None:
             self._reading = True
             self.soon(0.001, self._read_pass)
 
@@ -363,13 +368,13 @@ class Process:
 
     def checkpoint(self) -> None:
         world, node = self.world, self.node
-        if node is None or not self.serving:
+        if node is None or not node.partitions:
             return
         if world.happens(0.3):
             world.log.save_checkpoint(CONTROL_LOG, node.control.position, [node.control.to_bytes()])
             return
         partition = world.chance.choice(list(node.partitions.values()))
-        if partition.state is not PartitionState.OPEN:
+        if not partition.serving:
             return
         chunks = checkpoint_chunks(partition)
         taken = [next(chunks)]
@@ -390,10 +395,10 @@ class Process:
     def audit(self) -> None:
         """A scan as of some epoch that is closed here, at once and without the network."""
         node, world = self.node, self.world
-        if node is None or not self.serving or not node.control.closed:
+        if node is None or not node.partitions or not node.control.closed or world.now < self.paused_until:
             return
         partition = world.chance.choice(list(node.partitions.values()))
-        if partition.state is not PartitionState.OPEN:
+        if not partition.serving:
             return
         name = world.chance.choice(("raw", "latest", "totals", "plain", "prices"))
         closed = node.control.closed

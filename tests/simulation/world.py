@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.memory_state import MemoryLogState
-from tidegrid.grid.model.ids import CONTROL_LOG, NodeId, PartitionId, Position
+from tidegrid.grid.model.ids import CONTROL_LOG, Incarnation, NodeId, PartitionId, Position
 from tidegrid.grid.model.maps import KeyField, MapSpec
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.ring.messages import Envelope
+from tidegrid.grid.ring.ownership import moved_view, next_view, view_without
 from tidegrid.triggers.loader import load_modules
 from tidegrid.v1.control_pb2 import ControlRecord, Deploy, GridCreated, MapDeclared, Module
 
@@ -48,6 +49,7 @@ class World:
         self.storm = True
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
+        self.cut_until: dict[frozenset[NodeId], float] = {}
         self.processes: dict[NodeId, Process] = {}
         created = GridCreated(
             grid_id=GRID_ID, partitions=options.partitions, limit=options.limit, session_epochs=options.session_epochs
@@ -138,12 +140,35 @@ class World:
 
     # The network ------------------------------------------------------------------------------------------------
 
-    def deliver(self, to: NodeId, envelope: Envelope) -> None:
-        if self.happens(self.faults.loss):
+    def deliver(self, sender: NodeId, to: NodeId, envelope: Envelope) -> None:
+        if self.happens(self.faults.loss) or self.now < self.cut_until.get(frozenset((sender, to)), 0.0):
             return
         data = envelope.to_bytes()
         for _ in range(1 + self.happens(self.faults.double)):
             self.soon(self.faults.message_delay, lambda: self.processes[to].receive(Envelope.from_bytes(data)))
+
+    def cut(self) -> None:
+        """Two nodes, or one and all others, do not hear each other for a while."""
+        nodes = list(self.processes)
+        one = self.chance.choice(nodes)
+        others = nodes if self.happens(0.5) else [self.chance.choice(nodes)]
+        until = self.now + self.chance.expovariate(1 / self.options.pause)
+        self.note("node %s is cut off from %s until %.3f", one, others, until)
+        for other in others:
+            self.cut_until[frozenset((one, other))] = until
+
+    # Views out of the blue: nobody was asked, nobody is dead ------------------------------------------------------
+
+    def move(self) -> None:
+        members = list(self.truth.view.members)
+        if members:
+            partition = PartitionId(self.chance.randrange(self.options.partitions))
+            self.declare(ControlRecord(view=moved_view(self.truth, {partition: self.chance.choice(members)})))
+
+    def suspect(self) -> None:
+        members = list(self.truth.view.members)
+        if len(members) > 1:
+            self.declare(ControlRecord(view=view_without(self.truth, [self.chance.choice(members)])))
 
     def owner(self, partition: int) -> Process | None:
         owner = self.truth.view.owners.get(PartitionId(partition))
@@ -154,7 +179,12 @@ class World:
     def play(self) -> None:
         options = self.options
         for process in self.processes.values():
-            process.start(first=True)
+            process.incarnation = Incarnation(1)
+        members = [process.member for process in self.processes.values()]
+        self.declare(ControlRecord(view=next_view(self.truth, members)))
+        for process in self.processes.values():
+            process.incarnation = Incarnation(0)
+            process.start()
         for client in self.clients:
             client.start()
         for follower in self.followers:
@@ -162,6 +192,10 @@ class World:
         self.every(options.map_rate, self.declare_map)
         self.every(options.deploy_rate, self.deploy)
         self.every(options.crash_rate, lambda: self.chance.choice(list(self.processes.values())).crash())
+        self.every(options.pause_rate, lambda: self.chance.choice(list(self.processes.values())).pause())
+        self.every(options.cut_rate, self.cut)
+        self.every(options.move_rate, self.move)
+        self.every(options.suspicion_rate, self.suspect)
         self.every(options.checkpoint_rate, lambda: self.chance.choice(list(self.processes.values())).checkpoint())
         self.every(options.audit_rate, lambda: self.chance.choice(list(self.processes.values())).audit())
         self.run(options.seconds)
@@ -170,8 +204,11 @@ class World:
     def calm(self) -> None:
         """Faults stop and nothing new is asked for: everything is answered, closed and followed within a bound."""
         self.storm = False
-        for fault in ("loss", "double", "client_loss", "client_double", "crash", "storage_full", "log_failure"):
+        for fault in ("loss", "double", "client_loss", "client_double", "storage_full", "no_answer", "log_failure"):
             self.faults = self.faults.without(fault)
+        self.cut_until.clear()
+        for process in self.processes.values():
+            process.paused_until = min(process.paused_until, self.now)
         bound = 12.0
         step = 0.1
         while bound > 0 and (waits := self._unfinished()):
@@ -186,8 +223,11 @@ class World:
     def _unfinished(self) -> str:
         """What is still to come, in words."""
         for process in self.processes.values():
-            if not process.serving:
+            if not process.open:
                 return f"node {process.me} is not open"
+            assert process.node is not None
+            if process.node.membership.misplaced(self.truth):
+                return f"node {process.me} has partitions that belong elsewhere"
         for client in self.clients:
             if client.outstanding:
                 return f"client {client.number} waits for {list(client.outstanding.values())[:2]}"
@@ -199,6 +239,7 @@ class World:
             if process.node is not None and process.node.control.position != self.truth.position:
                 return f"node {process.me} has not read the control log to its end"
         for follower in self.followers:
-            if follower.after < self.truth.closed:
+            apart = len({self.truth.view.owners[number].node for number in follower.partitions}) > 1
+            if follower.after < self.truth.closed and not apart:
                 return f"follower {follower.number} is at {follower.after}, closed is {self.truth.closed}"
         return ""

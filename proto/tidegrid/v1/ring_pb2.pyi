@@ -77,6 +77,7 @@ class Token(google.protobuf.message.Message):
     ORIGIN_FIELD_NUMBER: builtins.int
     REFERENCE_EPOCH_FIELD_NUMBER: builtins.int
     BUSY_FIELD_NUMBER: builtins.int
+    PASSED_FIELD_NUMBER: builtins.int
     round: builtins.int
     generation: builtins.int
     intro: builtins.int
@@ -92,6 +93,10 @@ class Token(google.protobuf.message.Message):
     def visited(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
     def tails(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.control_pb2.Tail]: ...
+    @property
+    def passed(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """members that did not answer: the round goes past them, and closes nothing"""
+
     def __init__(
         self,
         *,
@@ -104,8 +109,9 @@ class Token(google.protobuf.message.Message):
         origin: builtins.int = ...,
         reference_epoch: builtins.int = ...,
         busy: builtins.bool = ...,
+        passed: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["busy", b"busy", "floor", b"floor", "generation", b"generation", "intro", b"intro", "origin", b"origin", "reference_epoch", b"reference_epoch", "round", b"round", "tails", b"tails", "visited", b"visited"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy", b"busy", "floor", b"floor", "generation", b"generation", "intro", b"intro", "origin", b"origin", "passed", b"passed", "reference_epoch", b"reference_epoch", "round", b"round", "tails", b"tails", "visited", b"visited"]) -> None: ...
 
 global___Token = Token
 

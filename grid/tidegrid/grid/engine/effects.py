@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tidegrid.grid.engine.reads import CloseRequest, ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
 from tidegrid.v1.control_pb2 import ControlRecord
 
 
-@dataclass(frozen=True, slots=True)
-class AppendFrame:
-    """Append this one entry; report with `Node.landed` or `Node.append_failed`."""
+class Purpose(enum.Enum):
+    FRAME = "frame"
+    FILL = "fill"  # settles a slot whose outcome is unknown (rule F2)
+    OPEN = "open"
+
+
+class Slot(NamedTuple):
+    """What an append contends for, and its outcome is told with: the position after a tail, under one term."""
 
     partition: PartitionId
+    term: Term
+    after: Position
+    purpose: Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Append this one entry; report with `Node.landed` or `Node.append_failed`."""
+
+    slot: Slot
     entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCheckpoint:
+    """A partition is to be opened: hand its newest checkpoint to `Node.checkpoint_loaded`, which there may not be."""
+
+    partition: PartitionId
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """Read what comes after `after`, some or all of it; hand it to `Node.log_read`, also when there is nothing."""
+
+    partition: PartitionId
+    term: Term
+    after: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +92,4 @@ class ReadControl:
     """Somebody has seen more of the control log: read it to its end, then say `Node.control_at_tail`."""
 
 
-Effect = AppendFrame | AppendControl | Tell | Answered | ClosedTo | ReadControl
+Effect = Append | AppendControl | LoadCheckpoint | ReadLog | Tell | Answered | ClosedTo | ReadControl

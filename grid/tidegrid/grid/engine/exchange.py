@@ -2,8 +2,9 @@
 
 Any message may be lost, late or doubled: requests are repeated, answers carry the request's number and offset. An
 answer of several parts is put together once and kept for the asker until its next question: between two parts frames
-leave memory and history is let go, and parts of two lists do not make a whole. An owner that has restarted since is
-silent; its VIEW makes the asker begin anew.
+leave memory and history is let go, and parts of two lists do not make a whole. All owners answer out of the view in
+which they were asked: out of two views, a partition that has moved would be there twice, or not at all. A new view
+makes the asker begin anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from tidegrid.grid.engine.reference import Fetch, ReferenceCopies, ReferenceRow,
 from tidegrid.grid.log.record import DELETE, PUT
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.v1.ring_pb2 import ReferenceReply, ReferenceRequest, ReferenceVersions
 
 Message = tuple[NodeId, ReferenceRequest | ReferenceReply]
@@ -46,9 +46,12 @@ class ReferenceExchange:
         self._copies.restart()
         return self.advance(now)
 
-    def received(self, now: float, sender: NodeId, body: ReferenceRequest | ReferenceReply) -> list[Message]:
+    def received(
+        self, now: float, sender: NodeId, view: Position, body: ReferenceRequest | ReferenceReply
+    ) -> list[Message]:
+        """`view`: that of the sender."""
         if isinstance(body, ReferenceRequest):
-            reply = self._answer(sender, body)
+            reply = self._answer(sender, body) if view == self._control.view.position else None
             return [(sender, reply)] if reply is not None else []
         following = self._copies.received(now, sender, body.id, body.skip, _rows(body), body.next == 0)
         if following is not None:
@@ -71,9 +74,7 @@ class ReferenceExchange:
     def _all_open(self) -> bool:
         """Whether this node holds all that the view gives to it: before that, its answer would leave rows out."""
         mine = (number for number, owner in self._control.view.owners.items() if owner.node == self._me)
-        return all(
-            number in self._partitions and self._partitions[number].state is PartitionState.OPEN for number in mine
-        )
+        return all(number in self._partitions and self._partitions[number].serving for number in mine)
 
     def _answer(self, sender: NodeId, request: ReferenceRequest) -> ReferenceReply | None:
         """Silence unless every record up to `through` is known here (this node has applied that close itself), and

@@ -118,7 +118,7 @@ class Intake:
         return self._read(request)
 
     def _write(self, request: WriteRequest) -> tuple[Milestone, int] | None:
-        partition = self._open_partition(request.partition)
+        partition = self._open_partition(request.partition, write=True)
         epoch = self._ring.epoch
         if (wait := self._activation(request.map)) is not None:
             return wait
@@ -173,7 +173,7 @@ class Intake:
         acts_at = self._control.map_activation(map_name)
         return (Milestone.EPOCH, acts_at) if acts_at is not None and acts_at > self._ring.epoch else None
 
-    def _open_partition(self, number: PartitionId) -> Partition:
+    def _open_partition(self, number: PartitionId, *, write: bool = False) -> Partition:
         partition = self._writes.partitions.get(number)
         if partition is None or partition.state is PartitionState.CLOSED:
             if self._writes.failure is not None:
@@ -184,8 +184,9 @@ class Intake:
                 partition=number,
                 owner=owner.node if owner else -1,
             )
-        if partition.state is not PartitionState.OPEN:
-            raise UnavailableError(f"partition {number} is being recovered; try again in a moment", partition=number)
+        if not partition.serving or (write and partition.state is not PartitionState.OPEN):
+            doing = "moving to another node" if partition.serving else "being recovered"
+            raise UnavailableError(f"partition {number} is {doing}; try again in a moment", partition=number)
         return partition
 
     def _refuse(self, request: Request, error: GridError) -> None:

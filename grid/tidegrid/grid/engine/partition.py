@@ -1,7 +1,8 @@
 """One partition as its owner holds it: tables, request memory, the queue, and the frames on their way to the log.
 
-Lifecycle: opening (checkpoint and log are replayed, nothing is served), open, closed (another owner, or the log has
-failed). While open, at most one frame is in flight; the next one may be computed on top of it and waits.
+Lifecycle: opening (checkpoint and log are replayed, nothing is served), open, draining (a planned move: nothing new is
+taken, what is on its way lands), closed (another owner, or the log has failed). While open, at most one frame is in
+flight; the next one may be computed on top of it and waits. A closed one lives on until its frame in flight is decided.
 
 Invariants: nothing that is not durable is seen in any answer, refusals included: all answers of a frame wait for it.
 Stamps never decrease. `floor_epoch` covers every frame from the moment it was stamped (rule E4).
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.catalog import Catalog
@@ -28,10 +30,15 @@ from tidegrid.grid.store.table import Table
 
 _EAGER_BYTES = 64 * 1024  # a second frame is computed while one is in flight only when so much waits for it
 
+_NO_TERM: Final = Term(0)
+
 
 class Partition:
-    def __init__(self, partition: PartitionId, limits: Limits, session_epochs: int, recent_bytes: int) -> None:
+    def __init__(
+        self, partition: PartitionId, limits: Limits, session_epochs: int, recent_bytes: int, claim: Term = _NO_TERM
+    ) -> None:
         self.id = partition
+        self.claim = claim  # the term that the view gives; `term` is that of the last OPEN in the log
         self.limits = limits
         self._session_epochs = session_epochs
         self.state = PartitionState.OPENING
@@ -68,13 +75,13 @@ class Partition:
         return self._complete(request)
 
     def wants_computing(self) -> bool:
-        if not self.queue or self.state is not PartitionState.OPEN or self.next is not None:
+        if not self.queue or not self.serving or self.next is not None:
             return False
         return self.in_flight is None or self.queued_bytes >= _EAGER_BYTES
 
     def compute(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
         """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
-        assert self.next is None and self.state is PartitionState.OPEN and epoch >= self.last_stamp
+        assert self.next is None and self.serving and epoch >= self.last_stamp
         frame = Frame(self.id, self.term, epoch, time_ms, references.through)
         computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
         while self.queue:
@@ -100,7 +107,7 @@ class Partition:
         """The frame in flight is in the log (None: it had nothing to append). Returns the requests this completes."""
         frame, self.in_flight = self.in_flight, None
         assert frame is not None
-        if position is not None:
+        if position is not None and self.serving:
             assert position > self.tail
             self.tail, self.last_stamp = position, frame.stamp
             stamp: Stamp = (frame.stamp, position, frame.time_ms)
@@ -144,10 +151,10 @@ class Partition:
         others = request.pass_on()
         return [request, *others] if request.reply_to is not None else others
 
-    def failed(self, error: GridError, *, definite: bool) -> list[WriteRequest]:
-        """The append failed. `definite`: nothing of it is in the log, and what was computed on it is computed again.
+    def failed(self, error: GridError) -> list[WriteRequest]:
+        """The frame in flight is not in the log and never will be: its writes end with `error`.
 
-        Otherwise the partition closes, and everything on its way ends with `error`. Returns the completed requests.
+        What was computed on it is computed again. Returns the completed requests.
         """
         frame, self.in_flight = self.in_flight, None
         assert frame is not None
@@ -155,9 +162,17 @@ class Partition:
         done = self._fail(frame, error)
         if computed is not None:
             self._requeue(computed)
-        if not definite:
-            done.extend(self.close(error))
         return done
+
+    def slot_taken(self, position: Position, stamp: Epoch) -> None:
+        """A FILL has the slot of the frame in flight, which is never in the log then: it is computed again."""
+        frame, computed = self.in_flight, self.next
+        assert frame is not None
+        self.in_flight = self.next = None
+        if computed is not None:
+            self._requeue(computed)
+        self._requeue(frame)
+        self.tail, self.last_stamp = position, max(self.last_stamp, stamp)
 
     def _fail(self, frame: Frame, error: GridError) -> list[WriteRequest]:
         """Rows of `frame` end with `error`; refusals computed with it may rest on what is undone, so they do too."""
@@ -179,11 +194,15 @@ class Partition:
                 self.queued_bytes += request.size
 
     def close(self, error: GridError | None = None) -> list[WriteRequest]:
-        """No longer the owner: what waits ends with `error`, nothing of it was stored."""
+        """No longer the owner: what waits ends with `error`, nothing of it was stored.
+
+        The frame in flight stays: whether it is in the log shows when its append is answered, or its slot read.
+        """
         self.state = PartitionState.CLOSED
-        error = error or WrongOwnerError(
-            f"partition {self.id} has moved; ask again who owns it", partition=self.id, owner=-1
-        )
+        error = error or self.moved()
+        if self.next is not None:
+            computed, self.next = self.next, None
+            self._requeue(computed)
         done = []
         for request in self.queue:
             count = len(request.keys)
@@ -198,6 +217,18 @@ class Partition:
         self.queue.clear()
         self.queued_bytes = 0
         return done
+
+    def moved(self) -> WrongOwnerError:
+        return WrongOwnerError(f"partition {self.id} has moved; ask again who owns it", partition=self.id, owner=-1)
+
+    @property
+    def serving(self) -> bool:
+        """Open, or draining: it holds its term, answers reads and promises."""
+        return self.state is PartitionState.OPEN or self.state is PartitionState.DRAINING
+
+    @property
+    def drained(self) -> bool:
+        return self.in_flight is None and self.next is None and not self.queue
 
     # Time --------------------------------------------------------------------------------------------------------
 

@@ -6,26 +6,32 @@ partitions is that in which they asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from tidegrid.grid.engine.admission import check
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import References
-from tidegrid.grid.engine.effects import Answered, AppendFrame, Effect
+from tidegrid.grid.engine.effects import Answered, Append, Effect, Purpose, ReadControl, ReadLog, Slot
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.write import WriteRequest
-from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.entry import Entry, LogRecord
+from tidegrid.grid.log.record import OPEN, decode_record, encode_fill
 from tidegrid.grid.model.errors import (
     BusyError,
     CallerError,
     ClosingLagError,
     GridError,
     LogFailedError,
+    LogTimeoutError,
     StorageFullError,
+    WrongTailError,
 )
-from tidegrid.grid.model.ids import Epoch, PartitionId, Position, partition_log
+from tidegrid.grid.model.ids import Epoch, PartitionId, Position, Term, partition_log
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.ownership import PartitionState
+
+RETRY_SECONDS: Final = 0.1  # after a full storage
 
 
 class WritePath:
@@ -41,6 +47,8 @@ class WritePath:
         self._seed = seed
         self._emit = emit
         self._waiting: dict[PartitionId, None] = {}
+        self._given_up: dict[tuple[PartitionId, Term], Partition] = {}
+        self._retries: dict[Slot, float] = {}
         self._queued_bytes = 0
         self._unclosed_bytes = 0
 
@@ -109,50 +117,159 @@ class WritePath:
     def _launch(self, partition: Partition) -> None:
         while (frame := partition.launch()) is not None:
             if frame.payload is not None:
+                slot = Slot(partition.id, partition.claim, partition.tail, Purpose.FRAME)
                 entry = Entry(partition_log(partition.id), partition.tail, frame.stamp, frame.payload)
-                self._emit(AppendFrame(partition.id, entry))
+                self._emit(Append(slot, entry))
                 return
             self._answer(partition.landed(None))
 
-    def landed(self, number: PartitionId, position: Position) -> None:
-        partition = self.partitions[number]
-        frame = partition.in_flight
-        if frame is None or partition.state is PartitionState.CLOSED:
+    def landed(self, slot: Slot, position: Position) -> None:
+        """What was appended at this slot is in the log: the frame, or the FILL that contended with it (F2)."""
+        partition = self._undecided(slot)
+        if partition is None:
             return
         self.storage_full = False
+        if slot.purpose is Purpose.FILL:
+            assert partition.in_flight is not None
+            self._lost_slot(partition, position, partition.in_flight.stamp)
+        else:
+            self._frame_landed(partition, position)
+
+    def _frame_landed(self, partition: Partition, position: Position) -> None:
+        frame = partition.in_flight
+        assert frame is not None
         self.written += frame.count
         self.outputs += frame.output_count
-        self._unclosed_bytes += frame.size
+        if partition.serving:
+            self._unclosed_bytes += frame.size
         self._answer(partition.landed(position, self.reference_maps))
         self._go_on(partition)
 
-    def failed(self, number: PartitionId, error: GridError) -> None:
-        """The append failed. StorageFull and a refused size are definite; else the log is lost for this node (F1, F3)."""
-        partition = self.partitions[number]
-        if partition.in_flight is None:
+    def failed(self, now: float, slot: Slot, error: GridError) -> None:
+        """The append at this slot was refused, or nobody knows. Letters: rule F."""
+        partition = self._undecided(slot)
+        if partition is None:
             return
-        definite = isinstance(error, StorageFullError | CallerError)
-        self.storage_full = isinstance(error, StorageFullError)
-        before = partition.queued_bytes
-        self._answer(partition.failed(error, definite=definite))
-        self._queued_bytes += partition.queued_bytes - before
-        if definite:
-            self._go_on(partition)
-        elif isinstance(error, LogFailedError):
+        if isinstance(error, LogFailedError):  # F3
             self.fail(error)
+        elif isinstance(error, WrongTailError):  # F1: what is there decides
+            self._read_slot(partition)
+        elif isinstance(error, LogTimeoutError):  # F2
+            self._fill(partition)
+        elif slot.purpose is Purpose.FILL:
+            self._retries[slot] = now + RETRY_SECONDS
+        else:
+            self.storage_full = isinstance(error, StorageFullError)
+            before = partition.queued_bytes
+            self._answer(partition.failed(error))
+            self._queued_bytes += partition.queued_bytes - before
+            self._go_on(partition)
+
+    def slot_read(self, read: ReadLog, records: Sequence[LogRecord]) -> None:
+        """Rule F1: what follows the known tail, after an append that found its slot taken."""
+        partition = self._undecided(Slot(read.partition, read.term, read.after, Purpose.FRAME))
+        if partition is None:
+            return
+        assert records, "an append finds its slot taken only by what can be read"
+        item = records[0]
+        assert partition.in_flight is not None
+        if item.payload == partition.in_flight.payload:
+            self._frame_landed(partition, item.position)
+            return
+        record = decode_record(item.payload)
+        if record.kind == OPEN and record.term > partition.claim:
+            self._step_down(partition)
+        else:
+            self._lost_slot(partition, item.position, Epoch(record.stamp))
+
+    def _undecided(self, slot: Slot) -> Partition | None:
+        """The partition whose frame in flight waits for the outcome at this slot, owned still or given up."""
+        partition = self.partitions.get(slot.partition)
+        if partition is None or partition.claim != slot.term:
+            partition = self._given_up.get((slot.partition, slot.term))
+        if partition is None or partition.in_flight is None or partition.tail != slot.after:
+            return None
+        return partition
+
+    def _read_slot(self, partition: Partition) -> None:
+        self._emit(ReadLog(partition.id, partition.claim, partition.tail))
+
+    def _fill(self, partition: Partition) -> None:
+        """Rule F2: contend for the slot of the frame in flight; whichever is in first, the other never will be."""
+        frame = partition.in_flight
+        assert frame is not None
+        payload = encode_fill(partition.id, partition.claim, frame.stamp, frame.time_ms)
+        slot = Slot(partition.id, partition.claim, partition.tail, Purpose.FILL)
+        self._emit(Append(slot, Entry(partition_log(partition.id), partition.tail, frame.stamp, payload)))
+
+    def _lost_slot(self, partition: Partition, position: Position, stamp: Epoch) -> None:
+        """The frame in flight can never land: nothing but its slot was lost, so its writes are computed again."""
+        if not partition.serving:
+            self._answer(partition.failed(partition.moved()))
+            self._go_on(partition)
+            return
+        before = partition.queued_bytes
+        partition.slot_taken(position, stamp)
+        self._queued_bytes += partition.queued_bytes - before
+        self._go_on(partition)
+
+    def _step_down(self, partition: Partition) -> None:
+        """A higher OPEN is in the log: the view that goes with it is not applied here yet."""
+        self._answer(partition.failed(partition.moved()))
+        if partition.serving:
+            self._close(partition, None)
+            self._emit(ReadControl())
+        self._forget_decided(partition)
+
+    # Ownership ---------------------------------------------------------------------------------------------------
+
+    def give_up(self, number: PartitionId) -> None:
+        """The view has given the partition to another owner, or to this node under a new term."""
+        partition = self.partitions.pop(number)
+        self._waiting.pop(number, None)
+        self._unclosed_bytes -= sum(size for _, size in partition.unclosed_bytes)
+        if partition.state is not PartitionState.CLOSED:
+            self._close(partition, None)
+        if partition.in_flight is not None:
+            self._given_up[partition.id, partition.claim] = partition
+
+    def _close(self, partition: Partition, error: GridError | None) -> None:
+        self._queued_bytes -= partition.queued_bytes
+        self._answer(partition.close(error))
+
+    def _forget_decided(self, partition: Partition) -> None:
+        if partition.in_flight is None:
+            self._given_up.pop((partition.id, partition.claim), None)
+
+    def undecided(self) -> Iterable[Partition]:
+        """Partitions of other owners by now, with a frame of ours that may yet be found in their logs."""
+        return self._given_up.values()
+
+    def time_passed(self, now: float) -> None:
+        for slot in [slot for slot, due in self._retries.items() if due <= now]:
+            del self._retries[slot]
+            partition = self._undecided(slot)
+            if partition is not None:
+                self._fill(partition)
+
+    def deadline(self) -> float | None:
+        return min(self._retries.values(), default=None)
 
     def fail(self, error: GridError) -> None:
         """The log handle is dead: all terms are given up for good (rule F3)."""
         self.failure = error
-        for partition in self.partitions.values():
+        for partition in [*self.partitions.values(), *self._given_up.values()]:
             if partition.in_flight is not None:
-                self._answer(partition.failed(error, definite=False))
-            elif partition.state is PartitionState.OPEN:
+                self._answer(partition.failed(error))
+            if partition.state is not PartitionState.CLOSED:
                 self._answer(partition.close(error))
         self._waiting.clear()
+        self._given_up.clear()
+        self._retries.clear()
         self._queued_bytes = 0
 
     def _go_on(self, partition: Partition) -> None:
+        self._forget_decided(partition)
         self._launch(partition)
         if partition.wants_computing():
             self._waiting[partition.id] = None

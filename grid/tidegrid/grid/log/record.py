@@ -34,6 +34,7 @@ __all__ = [
     "decode_record",
     "decode_section",
     "encode_data",
+    "encode_fill",
     "encode_open",
     "encode_section",
 ]
@@ -118,6 +119,12 @@ def encode_open(
         node=node,
         incarnation=incarnation,
         time_ms=time_ms,
+    ).SerializeToString()
+
+
+def encode_fill(partition: PartitionId, term: Term, stamp: Epoch, time_ms: int) -> bytes:
+    return Record(
+        kind=FILL, partition=partition, term=term, stamp=stamp, effective=stamp, time_ms=time_ms
     ).SerializeToString()
 
 

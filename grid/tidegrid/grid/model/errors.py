@@ -224,6 +224,12 @@ class WrongTailError(PeerError):
     code = "WRONG_TAIL"
 
 
+class LogTimeoutError(PeerError):
+    """The log did not answer in time: what was sent may be in it, now or later, or never."""
+
+    code = "LOG_TIMEOUT"
+
+
 class LogFailedError(PeerError):
     """A write or sync failed: this log handle is dead for good. What was in flight is unknown."""
 

@@ -1,15 +1,15 @@
 """One hop of the token: sent, then sent again until the receiver acknowledges it.
 
     idle --sent--> waiting --acknowledged | superseded--> idle
-                   waiting --time passed--> waiting, twice as patient
+                   waiting --time passed--> waiting, twice as patient --too often--> given up
 
-Only the newest token matters: sending another one forgets the one before. A hop to a dead node goes on, ever more
-slowly, until that node is back or a view without it is applied.
+Only the newest token matters: sending another one forgets the one before. A node that does not answer in the end is
+gone past; from then on, until it acknowledges something, one attempt has to do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidegrid.grid.model.ids import NodeId
 from tidegrid.grid.ring.local import RingOptions
@@ -23,6 +23,7 @@ class Hop:
     token: Token | None = None
     due: float | None = None
     attempts: int = 0
+    _silent: set[NodeId] = field(default_factory=set)
 
     def sent(self, now: float, to: NodeId, token: Token) -> None:
         self.to, self.token, self.attempts = to, token, 1
@@ -30,12 +31,25 @@ class Hop:
 
     def acknowledged(self, sender: NodeId, round_: int, generation: int) -> None:
         token = self.token
+        self._silent.discard(sender)
         if token is not None and (self.to, token.round, token.generation) == (sender, round_, generation):
             self.forget()
 
     def forget(self) -> None:
         self.to = self.token = self.due = None
         self.attempts = 0
+
+    def given_up(self, now: float) -> tuple[NodeId, Token] | None:
+        """The node that does not answer, and the token that is to go past it."""
+        if self.due is None or now < self.due:
+            return None
+        assert self.to is not None and self.token is not None
+        if self.attempts < (1 if self.to in self._silent else self.options.hop_attempts):
+            return None
+        self._silent.add(self.to)
+        given_up = self.to, self.token
+        self.forget()
+        return given_up
 
     def time_passed(self, now: float) -> tuple[NodeId, Token] | None:
         """What to send again."""

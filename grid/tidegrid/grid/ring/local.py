@@ -57,6 +57,9 @@ class RingOptions:
     hold: float = 0.005  # how long a visit may wait for frames in flight: saves a rotation under load
     hop_timeout: float = 0.1  # unacknowledged token or wake is sent again after it, twice as late each time
     hop_timeout_max: float = 1.0
+    hop_attempts: int = 2  # then the token goes past that node; after one, if it did not answer in the last round
+    heartbeat: float = 1.0  # an idle ring of several nodes is gone round so often, to see who is there
+    evict_after: float = 3.0  # a member that rounds go past so long loses its partitions
     close_retry: float = 0.1  # after a full storage refused a CLOSE
     regenerate_after_rotations: int = 10  # a token unseen so long is taken for lost
     regenerate_floor: float = 0.2  # but not before this
@@ -80,10 +83,17 @@ class AppendClose:
 
 
 @dataclass(frozen=True, slots=True)
+class Evict:
+    """Rule L: rounds have gone past these members for too long. Safe even if they live."""
+
+    nodes: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True)
 class EpochRaised:
     """From now on everything is stamped with at least this; what is computed later uses what is in force at it."""
 
     epoch: Epoch
 
 
-Effect = Send | AppendClose | EpochRaised
+Effect = Send | AppendClose | Evict | EpochRaised

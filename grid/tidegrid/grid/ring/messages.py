@@ -125,6 +125,7 @@ def token_message(token: Token) -> ring_pb2.Token:
         intro=token.intro,
         floor=token.floor,
         visited=sorted(token.visited),
+        passed=sorted(token.passed),
         tails=[control_pb2.Tail(partition=p, position=t) for p, t in sorted(token.tails.items())],
         origin=token.origin,
         reference_epoch=token.reference_epoch,
@@ -134,8 +135,8 @@ def token_message(token: Token) -> ring_pb2.Token:
 
 def token_from(message: ring_pb2.Token, grid_id: bytes, view: Position) -> Token:
     """Raises FormatError."""
-    if len(message.visited) > VISITED_MAX:
-        raise FormatError(f"a token names {len(message.visited)} visited nodes, at most {VISITED_MAX} are possible")
+    if max(len(message.visited), len(message.passed)) > VISITED_MAX:
+        raise FormatError(f"a token names more than {VISITED_MAX} nodes, which is more than a ring has")
     return Token(
         grid_id,
         view,
@@ -145,6 +146,7 @@ def token_from(message: ring_pb2.Token, grid_id: bytes, view: Position) -> Token
         Epoch(message.floor),
         NodeId(message.origin),
         frozenset(NodeId(node) for node in message.visited),
+        frozenset(NodeId(node) for node in message.passed),
         {PartitionId(tail.partition): Position(tail.position) for tail in message.tails},
         Epoch(message.reference_epoch),
         message.busy,

@@ -1,21 +1,22 @@
-"""Who is to own what, and how a partition is opened.
+"""Which views nodes propose, and how a partition is opened and given up.
 
-    opening --OPEN in the log, log replayed--> open <--draining: a planned move, or a stop--> draining
+    opening --OPEN in the log, log replayed--> open --a planned move, or a stop--> draining --no move any more--> open
     any of them --another view, or a higher OPEN in the log--> closed
 
-First form: members are configured, partition p belongs to configured node p mod N, and every start takes its share
-anew with a new incarnation and higher terms (rule S: a start owns nothing). `assigned` is the place for rendezvous
-hashing, where members come and go; take-over and moves write the same VIEW and change no rule.
+A view is planned from the view before it and appended at exactly the position it was planned at. Whoever appends it,
+the rules are the same: living owners keep what they have, what nobody living owns goes where `assignment` puts it, and
+every partition that changes hands gets a higher term. A new owner opens it only after the VIEW is in the log (rule O).
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
-from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Term
+from tidegrid.grid.ring.assignment import assignment
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.view import Member, Owner, view_message
 from tidegrid.v1 import control_pb2
@@ -42,33 +43,41 @@ def advance(state: PartitionState, to: PartitionState) -> PartitionState:
     return to
 
 
-def assigned(partition: PartitionId, nodes: Iterable[NodeId]) -> NodeId:
-    """The configured node that is to own the partition."""
-    ring = sorted(nodes)
-    return ring[partition % len(ring)]
+def next_view(
+    control: ControlState, members: Iterable[Member], give: Mapping[PartitionId, NodeId] = MappingProxyType({})
+) -> control_pb2.View:
+    """The view of these members: append it at exactly `control.position`. `give` moves partitions to members.
 
-
-def plan_view(control: ControlState, me: Member, configured: Collection[NodeId]) -> control_pb2.View:
-    """The view by which a start becomes a member and takes its share: append it at exactly `control.position`.
-
-    Others that are still configured stay members and keep what the view says of them; this node's share becomes its
-    own under a term higher than any before. Raises ConfigurationError: `me` is not configured.
+    A member under a new incarnation owns nothing of what it had before (rule S).
     """
-    if me.node not in configured:
-        raise ConfigurationError(
-            f"node {me.node} is not among the configured nodes {sorted(configured)}; start it with one of those ids",
-            node=me.node,
-        )
-    view = control.view
-    others = {node: member for node, member in view.members.items() if node in configured and node != me.node}
+    alive = {member.node: member for member in members}
+    assert alive
+    wanted = assignment(control.partitions, frozenset(alive))
     owners: dict[PartitionId, Owner] = {}
     for partition in map(PartitionId, range(control.partitions)):
-        present = view.owners.get(partition)
-        if assigned(partition, configured) == me.node:
-            owners[partition] = Owner(me.node, me.incarnation, Term(control.term(partition) + 1))
-        elif present is not None and present.node in others:
-            owners[partition] = present
-    return view_message([me, *others.values()], owners)
+        present = control.view.owners.get(partition)
+        if present is not None:
+            member = alive.get(present.node)
+            if member is None or member.incarnation != present.incarnation:
+                present = None
+        target = give.get(partition, present.node if present is not None else wanted[partition])
+        if present is None or target != present.node:
+            present = Owner(target, alive[target].incarnation, Term(control.term(partition) + 1))
+        owners[partition] = present
+    return view_message(alive.values(), owners)
+
+
+def joined_view(control: ControlState, me: Member) -> control_pb2.View:
+    """The present members and this one, which takes nothing from the living."""
+    return next_view(control, [*(m for m in control.view.members.values() if m.node != me.node), me])
+
+
+def view_without(control: ControlState, gone: Collection[NodeId]) -> control_pb2.View:
+    return next_view(control, [member for member in control.view.members.values() if member.node not in gone])
+
+
+def moved_view(control: ControlState, give: Mapping[PartitionId, NodeId]) -> control_pb2.View:
+    return next_view(control, control.view.members.values(), give)
 
 
 def open_stamp(own_epoch: Epoch, closed_as_of_view: Epoch, last_stamp: Epoch) -> Epoch:

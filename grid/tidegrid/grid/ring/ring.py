@@ -7,27 +7,31 @@ performs in order. `deadline()` says when `time_passed` is due. One token at mos
                   --of a view I have not applied--> parked until the control log is applied, not acknowledged
                   --else: acknowledged, epoch raised to its intro (E1)--> held until the frames in flight have landed
     held --landed, or 5 ms--> promise (P) merged, sent to the next unvisited member
-                              all visited: offered to closing.py (C), sent to the origin
+                              a node that does not answer is gone past (L)
+                              all visited: offered to closing.py (C); nobody left: sent back, the round is over
 
 Invariants: the epoch never falls and lies in (closed, limit); a promise is given below it; nothing of an earlier
 incarnation of this node is acted on: without membership in the applied view a token is neither kept nor acknowledged.
-While all is closed and nobody waits there is no timer and no message.
+While all is closed and nobody waits a lone node has no timer, and several send a token round once a heartbeat.
 
-Phases: hop.py (retransmission), rounds.py (the origin's timing), vigil.py (wakes, regeneration), closing.py (CLOSE).
+Phases: hop.py (retransmission), rounds.py (the origin's timing), vigil.py (wakes, regeneration), closing.py (CLOSE),
+attendance.py (who is absent).
 """
 
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 from typing import Final
 
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, Position
+from tidegrid.grid.ring.attendance import Attendance
 from tidegrid.grid.ring.closing import Closing
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.hindrance import held_back_by
 from tidegrid.grid.ring.hop import Hop
-from tidegrid.grid.ring.local import Effect, EpochRaised, Local, RingOptions, Send
+from tidegrid.grid.ring.local import Effect, EpochRaised, Evict, Local, RingOptions, Send
 from tidegrid.grid.ring.messages import TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.promise import floor, in_flight_below
 from tidegrid.grid.ring.rounds import Rounds
@@ -73,6 +77,7 @@ class Ring:
         self._rounds = Rounds(options)
         self._vigil = Vigil(options)
         self._closing = Closing(options)
+        self.attendance = Attendance(options)
         self._effects: list[Effect] = []
 
     # What it knows ----------------------------------------------------------------------------------------------
@@ -122,7 +127,8 @@ class Ring:
         if self._held is not None:
             due.append(self._held_until)
         if self.member:
-            due.append(self._rounds.due if self.is_origin and self._local.ready() else None)
+            if self.is_origin and self._local.ready():
+                due += (self._rounds.due, self._rounds.beat)
             due.append(self._vigil.wake_due)
             due.append(self._lost_at())
         return min((moment for moment in due if moment is not None), default=None)
@@ -171,7 +177,8 @@ class Ring:
     def _begin(self, now: float, generation: int) -> None:
         control = self._control
         wanted = max(self._rounds.wanted, self._local.waiting_for())
-        intro = max(self._epoch + 1, wanted + 1, control.highest_activation)
+        asked_for = self._busy() or self._rounds.due is not None or self._options.tick is None
+        intro = max(self._epoch + asked_for, wanted + 1, control.highest_activation)
         token = begin(
             control.grid_id,
             control.view.position,
@@ -222,17 +229,24 @@ class Ring:
 
     def _pass_on(self, now: float, token: Token) -> None:
         view = self._control.view
-        missing = view.next_after(self.me, token.visited)
+        missing = view.next_after(self.me, token.visited | token.passed)
         if missing is not None:
             self._send_token(now, missing, token)
             return
-        self._closing.offer(token)
-        self._close(now)
-        if self.is_origin:
-            self._rounds.returned(now, token.busy)  # which was told just now
+        if not token.passed - token.visited:
+            self._closing.offer(token)
+            self._close(now)
+        back = view.origin if view.origin in token.visited else token.origin
+        if back == self.me or back not in view.members:
+            self._round_over(now, token)
         else:
-            assert view.origin is not None
-            self._send_token(now, view.origin, token)
+            self._send_token(now, back, token)
+
+    def _go_past(self, now: float, silent: NodeId, token: Token) -> None:
+        """Rule L: a node that does not answer stays unvisited in this round."""
+        if not self.member or silent in token.visited:
+            return  # that was the way back: whoever misses the round begins another
+        self._pass_on(now, replace(token, passed=token.passed | {silent}))
 
     def _send_token(self, now: float, to: NodeId, token: Token) -> None:
         self._hop.sent(now, to, token)
@@ -256,16 +270,25 @@ class Ring:
         if self.me not in token.visited:
             if token.freshness > self._known:
                 self._visit(now, token)
-        elif self.is_origin and token.round >= self._known.round:
+        elif (self.is_origin or token.origin == self.me) and token.round >= self._known.round:
+            self._hop.forget()  # it was taken over, whatever became of the acknowledgement
+            self._vigil.left(token.busy)
             self._round_over(now, token)
+            self._stir(now)
         self._begin_if_due(now)
 
     def _round_over(self, now: float, token: Token) -> None:
-        """Only a token that has visited all comes back to the origin, though a VIEW may have cleared some since."""
-        self._hop.forget()  # it was taken over, whatever became of the acknowledgement
-        self._vigil.left(token.busy)
-        self._rounds.returned(now, token.busy or self._busy())
-        self._stir(now)
+        """There is nobody left to visit, though a VIEW may have cleared some since."""
+        members = self._control.view.members
+        if token.view == self._control.view.position:
+            self.attendance.round_over(now, token.visited, members)
+            if absent := self.attendance.absent(now, members):
+                self._effects.append(Evict(absent))
+        self._rounds.returned(now, token.busy or self._busy(), alone=self._alone)
+
+    @property
+    def _alone(self) -> bool:
+        return len(self._control.view.members) < 2
 
     def token_received(self, now: float, message: TokenReceived, sender: NodeId) -> None:
         """The next node has taken the token over."""
@@ -304,10 +327,14 @@ class Ring:
 
     def _view_changed(self, now: float, *, was_origin: bool) -> None:
         control = self._control
+        self.attendance.renewed(control.changed_since(self._view.position))
         self._view = control.view
         self._vigil.forgotten()  # who was told of a want may be gone
+        self._vigil.began(now)
         if self.is_origin and not was_origin:
             self._rounds.rest()
+        if self.is_origin and self._rounds.beat is None:
+            self._rounds.beating(now, alone=self._alone)
         token, to = self._hop.token, self._hop.to
         if token is not None and to not in control.view.members:
             self._hop.forget()
@@ -321,6 +348,9 @@ class Ring:
 
     def time_passed(self, now: float) -> None:
         """Whatever is due at `now`. Afterwards `deadline()` lies later, unless the tick is 0."""
+        given_up = self._hop.given_up(now)
+        if given_up is not None:
+            self._go_past(now, *given_up)
         again = self._hop.time_passed(now)
         if again is not None:
             self._effects.append(Send(again[0], TokenMessage(again[1])))
@@ -370,7 +400,8 @@ class Ring:
         self._effects.append(Send(origin, Wake(self._local.waiting_for())))
 
     def _begin_if_due(self, now: float) -> None:
-        due = self._rounds.due
+        rounds = self._rounds
+        due = min((moment for moment in (rounds.due, rounds.beat) if moment is not None), default=None)
         if due is not None and now >= due and self._held is None and self.is_origin and self._local.ready():
             self._begin(now, self._known.generation)
 
@@ -378,7 +409,7 @@ class Ring:
         """When to take the token for lost. Not while it is here, on its way from here, or not begun."""
         if self._held is not None or self._hop.token is not None or (self.is_origin and not self._rounds.out):
             return None
-        return self._vigil.lost_at(self._control.view.rank(self.me))
+        return self._vigil.lost_at(self._control.view.rank(self.me), alone=self._alone)
 
     def _close(self, now: float) -> None:
         close = self._closing.decide(now, self._control, self._local.time_ms())

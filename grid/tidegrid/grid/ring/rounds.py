@@ -1,10 +1,11 @@
 """When rounds begin: kept at the origin, the lowest member.
 
-    resting --wanted--> due --begun--> out --returned, somebody busy or a wake since--> due
-                                           --returned, nobody busy--> resting
+    resting --wanted, or a heartbeat--> due --begun--> out --returned, somebody busy or a wake since--> due
+                                                           --returned, nobody busy--> resting
 
-A round begins one tick after the one before began, or at once if that is past: so an idle grid sends nothing and
-holds no timer, and a busy one closes an epoch per tick. Without a tick the user begins every round.
+A round begins one tick after the one before began, or at once if that is past: so a busy grid closes an epoch per
+tick. An idle one of several nodes is gone round once a heartbeat, to see who is there; one node alone sends nothing
+and holds no timer. Without a tick the user begins every round.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tidegrid.grid.ring.token import NO_EPOCH
 class Rounds:
     options: RingOptions
     due: float | None = None
+    beat: float | None = None
     out: bool = False
     wanted: Epoch = NO_EPOCH  # the highest epoch that somebody asked to see closed
     count: int = 0
@@ -38,14 +40,19 @@ class Rounds:
             self._schedule(now)
 
     def begun(self, now: float) -> None:
-        self.out, self.due, self._wanted_again = True, None, False
+        self.out, self.due, self.beat, self._wanted_again = True, None, None, False
         self._begun_at = now
         self.count += 1
 
-    def returned(self, now: float, busy: bool) -> None:
+    def returned(self, now: float, busy: bool, *, alone: bool) -> None:
         self.out = False
         if busy or self._wanted_again:
             self._schedule(now)
+        self.beating(now, alone=alone)
+
+    def beating(self, now: float, *, alone: bool) -> None:
+        """From now on a round at least every heartbeat, unless there is nobody else."""
+        self.beat = None if alone or self.options.tick is None or self.out else now + self.options.heartbeat
 
     def closed(self, closed: Epoch) -> None:
         if self.wanted <= closed:
@@ -53,7 +60,7 @@ class Rounds:
 
     def rest(self) -> None:
         """Forget what is out: of another view, or of another origin."""
-        self.out, self.due = False, None
+        self.out, self.due, self.beat = False, None, None
 
     def _schedule(self, now: float) -> None:
         if self.options.tick is not None:

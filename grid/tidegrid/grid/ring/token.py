@@ -5,7 +5,8 @@ the control log by compare-and-append, so a token that is lost, doubled, late or
 cost time. Tokens are values: each visit makes a new one.
 
 Invariants: `floor` never rises and never exceeds intro - 1; a tail never falls; `visited` grows within one view, and
-loses those who gained or lost something when the view moves on (rule T).
+loses those who gained or lost something when the view moves on (rule T). Whom the token went past without an answer
+is in `passed`: no later node tries there in this round, which then ends without a close.
 
 Freshness orders tokens: a node drops what is staler than what it has seen. The view comes first, so that a restarted
 origin, which remembers no round, begins with a token that is fresher than all before its own VIEW.
@@ -42,6 +43,7 @@ class Token:
     floor: Epoch  # minimum of the promises so far
     origin: NodeId  # who started the round
     visited: frozenset[NodeId] = frozenset()
+    passed: frozenset[NodeId] = frozenset()
     tails: Mapping[PartitionId, Position] = field(default_factory=dict)  # beyond those of the last close
     reference_epoch: Epoch = NO_EPOCH  # highest stamp of a reference-map record among the visited
     busy: bool = False  # somebody visited has something to close, or waits
@@ -78,7 +80,9 @@ def visit(
 def renew(token: Token, view: Position, changed: Collection[NodeId]) -> Token:
     """The same round in a later view: those in `changed` have to promise again."""
     assert view >= token.view
-    return token if view == token.view else replace(token, view=view, visited=token.visited.difference(changed))
+    if view == token.view:
+        return token
+    return replace(token, view=view, visited=token.visited.difference(changed), passed=token.passed.difference(changed))
 
 
 def merge_tails(

@@ -4,7 +4,7 @@
                        wanting: a Wake to the origin unless the last token carried the want, again until one comes;
                                 no token for max(10 rotations, 200 ms), later by rank: it is lost, begin a round
 
-Local timers only, and none while content. The rotation is estimated from the intervals between sightings of a busy
+Local timers only, and none while content and alone: with others a token comes by at every heartbeat. The rotation is estimated from the intervals between sightings of a busy
 token, since a token that found nobody busy rests.
 """
 
@@ -66,10 +66,17 @@ class Vigil:
         patience = self.options.hop_timeout * 2.0 ** min(self._wakes, 30)
         self.wake_due = now + min(patience, self.options.hop_timeout_max)
 
-    def lost_at(self, rank: int) -> float | None:
-        """When the token is to be taken for lost; None while content."""
-        if self._since is None or self.options.tick is None:
+    def lost_at(self, rank: int, *, alone: bool) -> float | None:
+        """When the token is to be taken for lost; None while content and alone."""
+        if self.options.tick is None or (self._since is None and (alone or self._seen_at is None)):
             return None
         rotations = self.options.regenerate_after_rotations * max(self.rotation, self.options.tick)
-        patience = max(rotations, self.options.regenerate_floor) + rank * self.options.regenerate_stagger
-        return max(self._since, self._seen_at if self._seen_at is not None else self._since) + patience
+        patience = max(rotations, self.options.regenerate_floor)
+        if self._since is None:
+            patience += self.options.heartbeat
+        patience += rank * self.options.regenerate_stagger
+        return max(moment for moment in (self._since, self._seen_at) if moment is not None) + patience
+
+    def began(self, now: float) -> None:
+        """A view was applied: from here on a token should come by."""
+        self._seen_at = now

@@ -14,7 +14,6 @@ from tidegrid.grid.engine.checkpoint import checkpoint_chunks
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import CONTROL_LOG, partition_log
-from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.runtime.driver import Driver
 
 _log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class Checkpointing:
         self._saved_at = self._log.bytes_written
         for driver in self._drivers:
             for partition in driver.node.partitions.values():
-                if partition.state is PartitionState.OPEN:
+                if partition.serving:
                     chunks = checkpoint_chunks(partition)
                     first = next(chunks)
                     await self._log.save_checkpoint(partition_log(partition.id), partition.tail, _paced(first, chunks))

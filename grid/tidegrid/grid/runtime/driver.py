@@ -12,18 +12,29 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 
-from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
+from tidegrid.grid.engine.effects import (
+    Answered,
+    Append,
+    AppendControl,
+    ClosedTo,
+    Effect,
+    LoadCheckpoint,
+    ReadControl,
+    ReadLog,
+    Tell,
+)
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import GridError, LogFailedError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
+from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, PartitionId, Position, partition_log
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.peers import Peers
 
 CONTROL_READ_BYTES = 1024 * 1024
+LOG_READ_BYTES = 1024 * 1024  # replayed in one go by a partition that is being opened: others wait so long
 TURN_WRITES = 500  # computed in one turn: more amortise better, but sockets and the token wait for them
 RECLAIM_BUDGET = 2_000  # steps in one turn of the event loop
 _log = logging.getLogger(__name__)
@@ -52,12 +63,14 @@ class Driver:
         self._turned = asyncio.Event()
         self._reclaiming = False
         self._stopped = False
+        self.failure: GridError | None = None
         self._unfollow: Callable[[], None] = lambda: None
 
     # Inputs ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """The node's partitions are open: follow the control log and run."""
+        """Follows the control log and runs; what the view gives to the node is opened from here on."""
+        self.node.start(self._clock.instant())
         self._unfollow = self.log.follow(CONTROL_LOG, self._control_log_grew)
         self._control_log_grew()
         self._soon()
@@ -80,6 +93,16 @@ class Driver:
         """Steps time by hand, for tests: begins a round now."""
         self.node.ring.start_round(self._clock.instant().now)
         self._soon()
+
+    async def opened(self, progress: Callable[[PartitionId, int], None] | None = None) -> None:
+        """Returns when everything that the view gives to the node is open. Raises what it fails with."""
+        while self.node.openings:
+            if progress is not None:
+                for number, opening in self.node.openings.items():
+                    progress(number, opening.entries)
+            await self.turned()
+        if self.failure is not None:
+            raise self.failure
 
     async def turned(self) -> None:
         """Returns after the next turn."""
@@ -136,7 +159,7 @@ class Driver:
 
     def _do(self, effect: Effect) -> None:
         match effect:
-            case AppendFrame():
+            case Append():
                 self._appending += 1
                 self.log.start([effect.entry], partial(self._appended, effect))
             case Answered(requests):
@@ -153,6 +176,10 @@ class Driver:
             case ReadControl():
                 self._at_tail_wanted = True
                 self._control_log_grew()
+            case ReadLog():
+                self._spawn(self._read_log(effect))
+            case LoadCheckpoint():
+                self._spawn(self._load_checkpoint(effect))
 
     def _set_timer(self) -> None:
         """A timer that is early is harmless, and cheaper to leave than to set anew in every turn."""
@@ -177,6 +204,7 @@ class Driver:
     def _fail(self, error: GridError) -> None:
         """This node cannot go on: what it has in flight is answered, and its owner is told."""
         _log.error("node %d stops: %s", self.node.me, error)
+        self.failure = self.failure or error
         self.node.fail(error)
         self._perform()
         if self._on_failure is not None:
@@ -184,14 +212,14 @@ class Driver:
 
     # The log -----------------------------------------------------------------------------------------------------
 
-    def _appended(self, effect: AppendFrame, positions: tuple[Position, ...], error: GridError | None) -> None:
+    def _appended(self, effect: Append, positions: tuple[Position, ...], error: GridError | None) -> None:
         self._appending -= 1
         if self._stopped:
             return
         if error is None:
-            self.node.landed(self._clock.instant(), effect.partition, positions[0])
+            self.node.landed(self._clock.instant(), effect.slot, positions[0])
         else:
-            self.node.append_failed(self._clock.instant(), effect.partition, error)
+            self.node.append_failed(self._clock.instant(), effect.slot, error)
             if isinstance(error, LogFailedError):
                 self._fail(error)
         if self._in_turn:
@@ -210,6 +238,24 @@ class Driver:
             if isinstance(error, LogFailedError):
                 self._fail(error)
             self._soon()
+
+    async def _read_log(self, effect: ReadLog) -> None:
+        try:
+            records = await self.log.read(partition_log(effect.partition), effect.after, LOG_READ_BYTES)
+            self.node.log_read(self._clock.instant(), effect, records)
+        except GridError as error:
+            self._fail(error)
+        self._soon()
+
+    async def _load_checkpoint(self, effect: LoadCheckpoint) -> None:
+        try:
+            saved = await self.log.load_checkpoint(partition_log(effect.partition))
+            position, chunks = (saved.position, saved.chunks) if saved is not None else (BEFORE_FIRST, ())
+            for _ in self.node.checkpoint_loaded(self._clock.instant(), effect, position, chunks):
+                await asyncio.sleep(0)
+        except GridError as error:
+            self._fail(error)
+        self._soon()
 
     def _control_log_grew(self) -> None:
         self._control_grew = True

@@ -14,7 +14,6 @@ from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.errors import EpochTooNewError, EpochTooOldError, UnknownMapError, WrongOwnerError
 from tidegrid.grid.model.ids import Epoch, PartitionId, partition_log
 from tidegrid.grid.model.stamp import Stamp
-from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.runtime.driver import Driver
 
 MESSAGE_BYTES = 512 * 1024
@@ -93,7 +92,7 @@ class Feed:
         node, found = self.driver.node, []
         for number in self.partitions:
             partition = node.partitions.get(number)
-            if partition is None or partition.state is not PartitionState.OPEN:
+            if partition is None or not partition.serving:
                 raise WrongOwnerError(
                     f"node {node.me} does not own partition {number}; ask who does", partition=number, owner=-1
                 )

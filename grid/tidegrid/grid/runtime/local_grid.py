@@ -1,7 +1,7 @@
 """A whole grid in one process: one log, its nodes, their checkpoints. `serve` and the embedded grid both run one.
 
 Lifecycle: `open` creates the grid in an empty log or checks what is there, records the trigger code, starts the nodes
-one after the other; `ready` returns when all that was declared is in force; `close` drains, saves and ends.
+together; `ready` returns when all that was declared is in force; `close` drains, saves and ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ from tidegrid.grid.ring.local import RingOptions
 from tidegrid.grid.runtime.checkpointing import Checkpointing
 from tidegrid.grid.runtime.clock import Clock, SystemClock
 from tidegrid.grid.runtime.driver import Driver
-from tidegrid.grid.runtime.opening import NodeOptions, Progress, append_control, fold_control, open_node
+from tidegrid.grid.runtime.opening import (
+    NodeOptions,
+    Progress,
+    append_control,
+    fold_control,
+    new_member,
+    new_node,
+    start_together,
+)
 from tidegrid.grid.runtime.peers import Peers
 from tidegrid.triggers.loader import load_modules
 from tidegrid.v1.control_pb2 import ControlRecord, Deploy, GridCreated, MapDeclared, Module
@@ -104,16 +112,16 @@ class LocalGrid:
             await grid._create()
             if modules is not None:
                 await grid._deploy(modules)
-            configured = [NodeId(number) for number in range(options.nodes)]
-            for node_id in configured:
-                address, peer_address = addresses[node_id]
-                node = await open_node(
-                    log, node_id, configured, address, peer_address, options.node_options(), grid.clock, progress
-                )
-                driver = Driver(node, log, peers(node_id), grid.clock, grid._node_failed)
+            members = [await new_member(log, NodeId(number), *addresses[number]) for number in range(options.nodes)]
+            await start_together(log, members)
+            for member in members:
+                node = await new_node(log, member, options.node_options())
+                driver = Driver(node, log, peers(member.node), grid.clock, grid._node_failed)
                 grid.drivers.append(driver)
                 join(driver)
                 driver.start()
+            for driver in grid.drivers:
+                await driver.opened(progress)
         except BaseException:
             await grid.close(drain=False)
             raise
