@@ -2,7 +2,7 @@
 
 Its model is lists in dictionaries, filled from the records alone, valid ones by the rule of terms. Nothing that a
 node keeps in memory is in it. Letters as in the protocol: I1 stamps never decrease, I2 nothing valid at or below
-`closed`, I3 effects not below their causes, I4 closed rises, I5 reads as of an epoch equal the model, I7 acknowledged
+`closed`, I3 effects not below their causes, I4 closed rises, I5 reads as of an epoch equal the model, I6 a group is in the log wholly, at one epoch, or not at all, I7 acknowledged
 means valid exactly once, I11 recovered state equals the model, I12 refused means never valid, I14 maps and code are
 those in force at the stamp, I15 the tails of a CLOSE cover the cut, I16 look-ups are as of the recorded epoch.
 """
@@ -75,6 +75,9 @@ class Judge:
         self.valid: dict[RequestId, tuple[int, int]] = {}  # (version, epoch)
         self.positions_of: dict[RequestId, int] = {}
         self.refused: dict[RequestId, str] = {}
+        self.groups: dict[bytes, list[RequestId]] = {}  # what belongs together
+        self._touched: set[bytes] = set()  # groups of which something came with the last append
+        self.group_of: dict[RequestId, bytes] = {}
         self.reference_changes: list[int] = []
         self.records = 0
 
@@ -94,6 +97,14 @@ class Judge:
             self._control(ControlRecord.FromString(entry.payload))
         else:
             self._record(int(entry.log), position, decode_record(entry.payload))
+
+    def check_groups(self) -> None:
+        """I6: of a group, an append holds all or nothing, at one epoch."""
+        for group in self._touched:
+            outcomes = {self.valid[request][1] if request in self.valid else 0 for request in self.groups[group]}
+            if len(outcomes) > 1 or outcomes == {0}:
+                raise Violation(f"I6: group {group.hex()} is in the log at epochs {sorted(outcomes)} (0: not at all)")
+        self._touched.clear()
 
     def _control(self, record: ControlRecord) -> None:
         kind = record.WhichOneof("record")
@@ -226,6 +237,8 @@ class Judge:
         if name == "prices":
             self.reference_changes.append(record.effective)
         self.valid[request] = (version, record.stamp)
+        if request in self.group_of:
+            self._touched.add(self.group_of[request])
         self.positions_of[request] = position
 
     def _push(self, name: str, key: bytes, version: Version) -> None:

@@ -54,6 +54,7 @@ class Options:
     recent_bytes: int = 4096
     # Load.
     clients: int = 4
+    group_clients: int = 2
     followers: int = 3
     write_delay: float = 0.02
     map_rate: float = 0.7
@@ -108,6 +109,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "map": {"map_rate": 0.0},
     "deploy": {"deploy_rate": 0.0},
     "forge": {"forge_rate": 0.0},
+    "groups": {"group_clients": 0},
     "followers": {"followers": 0},
     "history": {"history_seconds": 1e6},
 }

@@ -10,7 +10,7 @@ life of the process find that `life` has moved on.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tidegrid.grid.engine.checkpoint import Recovery, checkpoint_chunks
@@ -18,6 +18,7 @@ from tidegrid.grid.engine.effects import (
     Answered,
     Append,
     AppendControl,
+    AppendGroup,
     ClosedTo,
     Effect,
     LoadCheckpoint,
@@ -195,6 +196,8 @@ class Process:
         match effect:
             case Append():
                 self._append(effect)
+            case AppendGroup():
+                self._append_group(effect)
             case LoadCheckpoint():
                 self.soon(0.01, lambda: self._load_checkpoint(effect))
             case ReadLog():
@@ -233,38 +236,41 @@ class Process:
 
     # The log ----------------------------------------------------------------------------------------------------
 
-    def _reach(self, mean: float, entry: Entry, hear: Callable[[Position | GridError], None]) -> None:
-        """Hands an entry to the log. It gets there later, perhaps after this process died; what came of it is heard
+    def _reach(
+        self, mean: float, entries: Sequence[Entry], hear: Callable[[Sequence[Position] | GridError], None]
+    ) -> None:
+        """Hands entries to the log. It gets there later, perhaps after this process died; what came of it is heard
         later still."""
         world, life = self.world, self.life
 
         def reach() -> None:
             if self.life != life and not world.happens(world.options.late_append):
                 return
-            outcome: Position | GridError
+            outcome: Sequence[Position] | GridError
             try:
                 if self.life == life and self._log_dead:
                     raise LogFailedError("the log has failed")
                 if world.happens(world.faults.storage_full):
                     raise StorageFullError("no space")
                 if world.happens(world.faults.no_answer):
-                    self._land_unheard(entry)
+                    self._land_unheard(entries)
                     raise LogTimeoutError("no answer")
                 if self.life == life and world.happens(world.faults.log_failure):
                     self._log_dead = True
                     if world.happens(0.5):
-                        world.append(entry)
+                        world.append_all(entries)
                     raise LogFailedError("a sync failed")
-                outcome = world.append(entry)
+                outcome = world.append_all(entries)
             except GridError as error:
-                world.note("node %s: append to %s fails: %s", self.me, entry.log, type(error).__name__)
+                logs = [entry.log for entry in entries]
+                world.note("node %s: append to %s fails: %s", self.me, logs, type(error).__name__)
                 outcome = error
             if self.life == life:
                 self.soon(0.001, lambda: hear(outcome))
 
         world.soon(mean, reach)
 
-    def _land_unheard(self, entry: Entry) -> None:
+    def _land_unheard(self, entries: Sequence[Entry]) -> None:
         """It gets into the log now, or later, or never."""
         world = self.world
         dice = world.chance.random()
@@ -273,7 +279,7 @@ class Process:
 
         def land() -> None:
             with contextlib.suppress(WrongTailError):
-                world.append(entry)
+                world.append_all(entries)
 
         if dice < 0.6:
             land()
@@ -281,7 +287,7 @@ class Process:
             world.soon(0.02, land)
 
     def _append(self, effect: Append) -> None:
-        def hear(outcome: Position | GridError) -> None:
+        def hear(outcome: Sequence[Position] | GridError) -> None:
             node = self.node
             assert node is not None
             if isinstance(outcome, GridError):
@@ -290,17 +296,32 @@ class Process:
                     self._fail(outcome)
                     return
             else:
-                node.landed(self.instant(), effect.slot, outcome)
+                node.landed(self.instant(), effect.slot, outcome[0])
             self._turn()
 
-        self._reach(self.world.options.append_delay, effect.entry, hear)
+        self._reach(self.world.options.append_delay, (effect.entry,), hear)
+
+    def _append_group(self, effect: AppendGroup) -> None:
+        def hear(outcome: Sequence[Position] | GridError) -> None:
+            node = self.node
+            assert node is not None
+            if isinstance(outcome, GridError):
+                node.group_failed(self.instant(), effect.group, outcome)
+                if isinstance(outcome, LogFailedError):
+                    self._fail(outcome)
+                    return
+            else:
+                node.group_landed(self.instant(), effect.group, outcome)
+            self._turn()
+
+        self._reach(self.world.options.append_delay, effect.entries, hear)
 
     def _append_control(self, effect: AppendControl) -> None:
         assert self.node is not None
         closed = self.node.control.closed
         entry = Entry(CONTROL_LOG, effect.expected, closed, effect.record.SerializeToString())
 
-        def hear(outcome: Position | GridError) -> None:
+        def hear(outcome: Sequence[Position] | GridError) -> None:
             if isinstance(outcome, GridError):
                 assert self.node is not None
                 self.node.control_failed(self.instant(), effect, outcome)
@@ -309,7 +330,7 @@ class Process:
                     return
                 self._soon_turn()
 
-        self._reach(self.world.options.control_delay, entry, hear)
+        self._reach(self.world.options.control_delay, (entry,), hear)
 
     def _fail(self, error: GridError) -> None:
         """The log handle is dead: what is in flight is answered, then somebody starts the process again."""

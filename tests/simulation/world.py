@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.memory_state import MemoryLogState
@@ -25,6 +25,7 @@ from tidegrid.v1.control_pb2 import ControlRecord, Deploy, GridCreated, MapDecla
 from tests.simulation.clients import Client
 from tests.simulation.content import Keys, source
 from tests.simulation.followers import Follower
+from tests.simulation.grouping import GroupClient
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.options import LIMITS, Options
 from tests.simulation.process import Process
@@ -58,6 +59,7 @@ class World:
         self.deploy()
         self.processes = {NodeId(number): Process(self, NodeId(number)) for number in range(options.nodes)}
         self.clients = [Client(self, number) for number in range(options.clients)]
+        self.clients += [GroupClient(self, options.clients + number) for number in range(options.group_clients)]
         self.followers = [Follower(self, number) for number in range(options.followers)]
 
     # Time and chance --------------------------------------------------------------------------------------------
@@ -101,7 +103,17 @@ class World:
 
     def append(self, entry: Entry) -> Position:
         """Raises as the log does."""
-        (position,) = self.log.append([entry])
+        return self.append_all((entry,))[0]
+
+    def append_all(self, entries: Sequence[Entry]) -> Sequence[Position]:
+        """All of them at once, or none. Raises as the log does."""
+        positions = self.log.append(entries)
+        for entry, position in zip(entries, positions, strict=True):
+            self._appended(entry, position)
+        self.judge.check_groups()
+        return positions
+
+    def _appended(self, entry: Entry, position: Position) -> None:
         self.judge.appended(entry, position)
         if entry.log == CONTROL_LOG:
             record = ControlRecord.FromString(entry.payload)
@@ -111,7 +123,6 @@ class World:
                 process.control_grew()
         else:
             self.note("log %s: position %s, stamp %s", entry.log, position, entry.epoch)
-        return position
 
     def declare(self, record: ControlRecord) -> None:
         """As an operator does who knows the end of the control log."""

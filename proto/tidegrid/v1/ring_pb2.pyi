@@ -28,6 +28,12 @@ class NodeMessage(google.protobuf.message.Message):
     WAKE_FIELD_NUMBER: builtins.int
     REFERENCE_REQUEST_FIELD_NUMBER: builtins.int
     REFERENCE_REPLY_FIELD_NUMBER: builtins.int
+    BORROW_FIELD_NUMBER: builtins.int
+    LENT_FIELD_NUMBER: builtins.int
+    DECLINED_FIELD_NUMBER: builtins.int
+    SETTLED_FIELD_NUMBER: builtins.int
+    SETTLED_RECEIVED_FIELD_NUMBER: builtins.int
+    SETTLE_FIELD_NUMBER: builtins.int
     view: builtins.int
     sender: builtins.int
     sender_incarnation: builtins.int
@@ -43,6 +49,18 @@ class NodeMessage(google.protobuf.message.Message):
     def reference_request(self) -> global___ReferenceRequest: ...
     @property
     def reference_reply(self) -> global___ReferenceReply: ...
+    @property
+    def borrow(self) -> global___Borrow: ...
+    @property
+    def lent(self) -> global___Lent: ...
+    @property
+    def declined(self) -> global___Declined: ...
+    @property
+    def settled(self) -> global___Settled: ...
+    @property
+    def settled_received(self) -> global___SettledReceived: ...
+    @property
+    def settle(self) -> global___Settle: ...
     def __init__(
         self,
         *,
@@ -55,10 +73,16 @@ class NodeMessage(google.protobuf.message.Message):
         wake: global___Wake | None = ...,
         reference_request: global___ReferenceRequest | None = ...,
         reference_reply: global___ReferenceReply | None = ...,
+        borrow: global___Borrow | None = ...,
+        lent: global___Lent | None = ...,
+        declined: global___Declined | None = ...,
+        settled: global___Settled | None = ...,
+        settled_received: global___SettledReceived | None = ...,
+        settle: global___Settle | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["body", b"body", "carry", b"carry", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "token", b"token", "token_received", b"token_received", "wake", b"wake"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["body", b"body", "carry", b"carry", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "sender", b"sender", "sender_incarnation", b"sender_incarnation", "token", b"token", "token_received", b"token_received", "view", b"view", "wake", b"wake"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["token", "token_received", "wake", "reference_request", "reference_reply"] | None: ...
+    def HasField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "wake", b"wake"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "sender", b"sender", "sender_incarnation", b"sender_incarnation", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "view", b"view", "wake", b"wake"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["token", "token_received", "wake", "reference_request", "reference_reply", "borrow", "lent", "declined", "settled", "settled_received", "settle"] | None: ...
 
 global___NodeMessage = NodeMessage
 
@@ -258,3 +282,198 @@ class ReferenceReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["after", b"after", "error", b"error", "id", b"id", "maps", b"maps", "next", b"next", "skip", b"skip", "through", b"through"]) -> None: ...
 
 global___ReferenceReply = ReferenceReply
+
+@typing.final
+class Borrow(google.protobuf.message.Message):
+    """Commit groups (rule G): a node borrows the next slot of every partition that a group writes to, and appends one
+    record to each at once. (group, attempt) names one try; what is asked again is answered the same.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    group: builtins.bytes
+    attempt: builtins.int
+    partition: builtins.int
+    @property
+    def writes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.grid_pb2.WriteBatch]: ...
+    def __init__(
+        self,
+        *,
+        group: builtins.bytes = ...,
+        attempt: builtins.int = ...,
+        partition: builtins.int = ...,
+        writes: collections.abc.Iterable[tidegrid.v1.grid_pb2.WriteBatch] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "group", b"group", "partition", b"partition", "writes", b"writes"]) -> None: ...
+
+global___Borrow = Borrow
+
+@typing.final
+class Lent(google.protobuf.message.Message):
+    """The slot after `tail` is lent, for a record stamped with at least `stamp` and below `until`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    TERM_FIELD_NUMBER: builtins.int
+    TAIL_FIELD_NUMBER: builtins.int
+    STAMP_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    BOUND_FIELD_NUMBER: builtins.int
+    RECORD_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    group: builtins.bytes
+    attempt: builtins.int
+    partition: builtins.int
+    term: builtins.int
+    tail: builtins.int
+    stamp: builtins.int
+    until: builtins.int
+    bound: builtins.bool
+    """triggers ran, so it has to be stamped with exactly `stamp`"""
+    record: builtins.bytes
+    """a Record that lacks its stamp and effective epoch"""
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """of the writes, in order"""
+
+    def __init__(
+        self,
+        *,
+        group: builtins.bytes = ...,
+        attempt: builtins.int = ...,
+        partition: builtins.int = ...,
+        term: builtins.int = ...,
+        tail: builtins.int = ...,
+        stamp: builtins.int = ...,
+        until: builtins.int = ...,
+        bound: builtins.bool = ...,
+        record: builtins.bytes = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "bound", b"bound", "group", b"group", "partition", b"partition", "record", b"record", "stamp", b"stamp", "tail", b"tail", "term", b"term", "until", b"until", "versions", b"versions"]) -> None: ...
+
+global___Lent = Lent
+
+@typing.final
+class Declined(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    group: builtins.bytes
+    attempt: builtins.int
+    partition: builtins.int
+    epoch: builtins.int
+    """the log has this group already, at this epoch"""
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error:
+        """of the whole part"""
+
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.grid_pb2.IndexedError]:
+        """of its writes, counted through all batches"""
+
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """then: of its writes"""
+
+    def __init__(
+        self,
+        *,
+        group: builtins.bytes = ...,
+        attempt: builtins.int = ...,
+        partition: builtins.int = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+        errors: collections.abc.Iterable[tidegrid.v1.grid_pb2.IndexedError] | None = ...,
+        epoch: builtins.int = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "epoch", b"epoch", "error", b"error", "errors", b"errors", "group", b"group", "partition", b"partition", "versions", b"versions"]) -> None: ...
+
+global___Declined = Declined
+
+@typing.final
+class Settled(google.protobuf.message.Message):
+    """What became of a try: in the log at `position`, stamped with `epoch`; 0: it never will be."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    group: builtins.bytes
+    attempt: builtins.int
+    partition: builtins.int
+    epoch: builtins.int
+    position: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.bytes = ...,
+        attempt: builtins.int = ...,
+        partition: builtins.int = ...,
+        epoch: builtins.int = ...,
+        position: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "epoch", b"epoch", "group", b"group", "partition", b"partition", "position", b"position"]) -> None: ...
+
+global___Settled = Settled
+
+@typing.final
+class SettledReceived(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    group: builtins.bytes
+    attempt: builtins.int
+    partition: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.bytes = ...,
+        attempt: builtins.int = ...,
+        partition: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "group", b"group", "partition", b"partition"]) -> None: ...
+
+global___SettledReceived = SettledReceived
+
+@typing.final
+class Settle(google.protobuf.message.Message):
+    """The coordinator does not know what became of its append: the owner contends for its slot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    group: builtins.bytes
+    attempt: builtins.int
+    partition: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.bytes = ...,
+        attempt: builtins.int = ...,
+        partition: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "group", b"group", "partition", b"partition"]) -> None: ...
+
+global___Settle = Settle

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.reads import CloseRequest, ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
 from tidegrid.v1.control_pb2 import ControlRecord
+
+Try = tuple[bytes, int]
+"""(group, attempt): one try to commit a group."""
 
 
 class Purpose(enum.Enum):
@@ -52,6 +56,15 @@ class ReadLog:
     partition: PartitionId
     term: Term
     after: Position
+    group: Try | None = None  # asked by the coordinator of a group, not by the owner
+
+
+@dataclass(frozen=True, slots=True)
+class AppendGroup:
+    """Append all entries at once; report with `Node.group_landed` or `Node.group_failed`."""
+
+    group: Try
+    entries: Sequence[Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,7 @@ class Tell:
 class Answered:
     """These requests are complete: their answers are in them."""
 
-    requests: Sequence[WriteRequest | ReadRequest | CloseRequest]
+    requests: Sequence[WriteRequest | ReadRequest | CloseRequest | GroupRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +105,4 @@ class ReadControl:
     """Somebody has seen more of the control log: read it to its end, then say `Node.control_at_tail`."""
 
 
-Effect = Append | AppendControl | LoadCheckpoint | ReadLog | Tell | Answered | ClosedTo | ReadControl
+Effect = Append | AppendGroup | AppendControl | LoadCheckpoint | ReadLog | Tell | Answered | ClosedTo | ReadControl

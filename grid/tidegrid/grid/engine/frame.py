@@ -8,7 +8,7 @@ undone. Until it lands nothing outside the partition sees it; the partition's ow
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.record import RequestRun, encode_data, encode_section
@@ -55,6 +55,17 @@ class Portion:
 
 
 @dataclass(slots=True)
+class Loan:
+    """The frame was computed for a commit group, and its slot is lent to the group's coordinator (rule G)."""
+
+    group: bytes
+    attempt: int
+    reply: Any
+    heard_at: float
+    contended: bool = False
+
+
+@dataclass(slots=True)
 class Frame:
     partition: PartitionId
     term: Term
@@ -74,9 +85,10 @@ class Frame:
     maps: list[str] = field(default_factory=list)
     sections: list[bytes] = field(default_factory=list)
     payload: bytes | None = None
+    loan: Loan | None = None
 
-    def seal(self) -> None:
-        """Serialises sections and record, each once."""
+    def seal(self, *, stamped: bool = True) -> None:
+        """Serialises sections and record, each once; a record that is lent gets its stamp from the coordinator."""
         if not self.count:
             return
         base: dict[int, int] = {}
@@ -95,7 +107,7 @@ class Frame:
         self.payload = encode_data(
             self.partition,
             self.term,
-            self.stamp,
+            self.stamp if stamped else Epoch(0),
             self.ref_epoch,
             self.time_ms,
             runs,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.effects import Answered, Effect, ReadControl
+from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import CloseRequest, ReadRequest, ScanRequest
 from tidegrid.grid.engine.reference import ReferenceCopies
@@ -37,7 +38,9 @@ from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.ring.ring import Carried, Ring
 
-Request = WriteRequest | ReadRequest | CloseRequest
+Request = WriteRequest | ReadRequest | CloseRequest | GroupRequest
+Commit = Callable[[GroupRequest, float], None]
+"""Takes a commit group with its deadline. Raises a GridError."""
 
 
 class Carry(NamedTuple):
@@ -70,6 +73,7 @@ class Intake:
         catalogs: Catalogs,
         limits: Limits,
         emit: Callable[[Effect], None],
+        commit: Commit,
     ) -> None:
         self.now = 0.0
         self.stopping = False
@@ -82,6 +86,7 @@ class Intake:
         self._catalogs = catalogs
         self._limits = limits
         self._emit = emit
+        self._commit = commit
         self._waits = Waits()
 
     def submit(self, request: Request, carry: Carry, deadline: float) -> None:
@@ -115,7 +120,10 @@ class Intake:
             return self._write(request)
         if isinstance(request, CloseRequest):
             return self._await_close(request)
-        return self._read(request)
+        if isinstance(request, GroupRequest):
+            self._commit(request, pending.deadline)
+            return None
+        return self._read(request, carry.epoch)
 
     def _write(self, request: WriteRequest) -> tuple[Milestone, int] | None:
         partition = self._open_partition(request.partition, write=True)
@@ -130,7 +138,7 @@ class Intake:
         self._writes.submit(request, catalog, max(epoch, partition.last_stamp))
         return None
 
-    def _read(self, request: ReadRequest) -> tuple[Milestone, int] | None:
+    def _read(self, request: ReadRequest, carried: Epoch) -> tuple[Milestone, int] | None:
         if (wait := self._activation(request.map)) is not None:
             return wait
         entry = self._catalogs.at(self._ring.epoch).map(request.map)
@@ -146,15 +154,15 @@ class Intake:
             return Milestone.CLOSED, wanted
         if request.as_of and request.as_of < self._control.horizon:
             raise EpochTooOldError.of(request.as_of, self._control.horizon)
-        if isinstance(request, ScanRequest):
-            table = self._open_partition(request.partition).tables.get(request.map)
-            if table is not None:
-                request.scan(table, self._limits.answer_bytes_max)
-        else:
-            owners = entry.partitioner.many(request.keys)
-            request.run(
-                [self._open_partition(owner).tables.get(request.map) for owner in owners], self._limits.answer_bytes_max
-            )
+        numbers = [request.partition] if isinstance(request, ScanRequest) else entry.partitioner.many(request.keys)
+        partitions = [self._open_partition(number) for number in numbers]
+        if not request.as_of and any(p.lowest_lent is not None and p.lowest_lent <= carried for p in partitions):
+            return Milestone.SLOT, 0  # G6: a group that the asker may have seen elsewhere is perhaps in the log
+        tables = [partition.tables.get(request.map) for partition in partitions]
+        if not isinstance(request, ScanRequest):
+            request.run(tables, self._limits.answer_bytes_max)
+        elif tables[0] is not None:
+            request.scan(tables[0], self._limits.answer_bytes_max)
         self._emit(Answered((request,)))
         return None
 

@@ -11,6 +11,7 @@ the one before it in its partition has.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,10 +28,14 @@ from tidegrid.grid.engine.effects import (
     ReadLog,
     Slot,
     Tell,
+    Try,
 )
 from tidegrid.grid.engine.exchange import ReferenceExchange
 from tidegrid.grid.engine.feed import Closes
+from tidegrid.grid.engine.group import GroupRequest
+from tidegrid.grid.engine.groups import Groups
 from tidegrid.grid.engine.intake import Carry, Intake, Request
+from tidegrid.grid.engine.lending import Lending
 from tidegrid.grid.engine.opening import RETRY_SECONDS, Opening
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reference import ReferenceCopies
@@ -45,11 +50,12 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import Closed, ControlEvent, ControlState, Deployed, HorizonMoved, MapAdded, ViewChanged
 from tidegrid.grid.ring.local import AppendClose, EpochRaised, Evict, RingOptions, Send
 from tidegrid.grid.ring.membership import Membership, ViewProposal
-from tidegrid.grid.ring.messages import Body, Envelope, TokenMessage, TokenReceived, Wake
+from tidegrid.grid.ring.messages import Body, Envelope, GroupMessage, TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.ownership import PartitionState, advance, open_stamp
 from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.grid.ring.view import Member
+from tidegrid.v1 import ring_pb2
 from tidegrid.v1.control_pb2 import ControlRecord
 
 
@@ -90,8 +96,10 @@ class Node:
         self._catalogs = Catalogs(control, limits)
         self.ring = Ring(me, incarnation, control, self, ring_options)
         self.intake = Intake(
-            me, control, self.ring, self.writes, self.copies, self._catalogs, limits, self._effects.append
+            me, control, self.ring, self.writes, self.copies, self._catalogs, limits, self._effects.append, self._commit
         )
+        self.lending = Lending(self.writes, control, self._catalogs, self.copies, limits, seed)
+        self.groups = Groups(control, limits, self._effects.append, first_attempt=(me << 52) + (incarnation << 32))
         self._refresh_maps()
 
     def start(self, instant: Instant) -> None:
@@ -171,7 +179,9 @@ class Node:
         """The outcome of a `ReadLog`. Raises CorruptionError."""
         self._enter(instant)
         opening = self._opening(read.partition, read.term)
-        if opening is None:
+        if read.group is not None:
+            self._tell(self.groups.slot_read(instant.now, read, records))
+        elif opening is None:
             self.writes.slot_read(read, records)
             self._decided()
         elif read.after != opening.position:
@@ -265,9 +275,30 @@ class Node:
             self.writes.failed(instant.now, slot, error)
         self._decided()
 
+    # Commit groups (rule G) ------------------------------------------------------------------------------------------
+
+    def _commit(self, request: GroupRequest, deadline: float) -> None:
+        self._tell(self.groups.submit(self._instant.now, request, deadline))
+
+    def group_landed(self, instant: Instant, group: Try, positions: Sequence[Position]) -> None:
+        self._enter(instant)
+        self._tell(self.groups.landed(instant.now, group, positions))
+
+    def group_failed(self, instant: Instant, group: Try, error: GridError) -> None:
+        self._enter(instant)
+        if isinstance(error, LogFailedError):
+            self.fail(error)
+        self._tell(self.groups.failed(instant.now, group, error))
+
+    def _lend_on(self) -> None:
+        self._tell(self.lending.go_on(self._instant.now, self.ring.epoch, self._instant.time_ms))
+
     def _decided(self) -> None:
         """Frames are in the log, or never will be."""
+        self.ring.carry(self._instant.now, Position(0), self.writes.highest_stamp)  # that of a group may be above ours
         self.ring.landed(self._instant.now)
+        self._lend_on()
+        self.intake.resume(Milestone.SLOT, 0)
         if any(partition.state is PartitionState.DRAINING for partition in self.partitions.values()):
             self._rebalance()
 
@@ -320,6 +351,7 @@ class Node:
         """The log is dead for this process (rule F3)."""
         self.writes.fail(error)
         self._openings.clear()
+        self.groups.fail(error)
         self._refresh_ready()
 
     def _refresh_maps(self) -> None:
@@ -335,9 +367,38 @@ class Node:
         self._enter(instant)
         if envelope.grid_id != self.control.grid_id:
             return
-        if self.ring.carry(instant.now, envelope.control, envelope.epoch) is Carried.APPLY_FIRST:
+        carried = self.ring.carry(instant.now, envelope.control, envelope.epoch)
+        if carried is Carried.APPLY_FIRST:
             self.intake.read_control(None)
         body = envelope.body
+        if not isinstance(body, GroupMessage):
+            self._ring_message(envelope, body)
+        elif carried is Carried.TAKEN:  # else its sender says it again
+            self._tell(self._group_message(envelope.sender, body))
+
+    def _group_message(self, sender: NodeId, body: GroupMessage) -> Iterable[tuple[NodeId, Body]]:
+        now, epoch = self._instant.now, self.ring.epoch
+        match body:
+            case ring_pb2.Borrow():
+                letters = self.lending.borrow(now, sender, body, epoch, self._instant.time_ms)
+                self.ring.stirred(now)
+                return letters
+            case ring_pb2.Settled():
+                letters = self.lending.settled(now, sender, body)
+                self._decided()
+                return letters
+            case ring_pb2.Settle():
+                self.lending.settle(now, body)
+            case ring_pb2.Lent():
+                return self.groups.lent(now, sender, body, epoch)
+            case ring_pb2.Declined():
+                return self.groups.declined(now, body, epoch)
+            case ring_pb2.SettledReceived():
+                self.groups.received(body)
+        return ()
+
+    def _ring_message(self, envelope: Envelope, body: Body) -> None:
+        instant = self._instant
         match body:
             case TokenMessage():
                 self.ring.token_arrived(instant.now, body, envelope.sender)
@@ -345,7 +406,7 @@ class Node:
                 self.ring.token_received(instant.now, body, envelope.sender)
             case Wake():
                 self.ring.wake(instant.now, body.want)
-            case _:
+            case ring_pb2.ReferenceRequest() | ring_pb2.ReferenceReply():
                 self._tell(self.references.received(instant.now, envelope.sender, envelope.view, body))
                 self.intake.resume(Milestone.REFERENCES, self.copies.through)
 
@@ -356,6 +417,9 @@ class Node:
         self.writes.time_passed(instant.now)
         for opening in self._openings.values():
             opening.time_passed(instant.now)
+        self.lending.time_passed(instant.now)
+        self._lend_on()
+        self._tell(self.groups.time_passed(instant.now))
         self._propose(self.membership.join(instant.now, self.control))
         self._follow_references()
         record = self.retention.proposal(instant.time_ms, self.writes.history_bytes)
@@ -365,7 +429,7 @@ class Node:
     def deadline(self) -> float | None:
         """When `time_passed` is due."""
         times = [self.ring.deadline(), self.intake.deadline(), self.copies.deadline, self.membership.deadline]
-        times.append(self.writes.deadline())
+        times += (self.writes.deadline(), self.lending.deadline(), self.groups.deadline())
         times += [opening.retry_at for opening in self._openings.values()]
         return min((time for time in times if time is not None), default=None)
 
@@ -381,8 +445,14 @@ class Node:
         self.intake.resume(Milestone.REFERENCES, self.copies.through)
 
     def _tell(self, messages: Iterable[tuple[NodeId, Body]]) -> None:
-        for to, body in messages:
-            self._effects.append(Tell(to, self._envelope(body)))
+        """What is for this node itself, as the coordinator and an owner at once, is taken in the same step."""
+        letters = deque(messages)
+        while letters:
+            to, body = letters.popleft()
+            if to == self.me and isinstance(body, GroupMessage):
+                letters.extend(self._group_message(to, body))
+            else:
+                self._effects.append(Tell(to, self._envelope(body)))
 
     def _envelope(self, body: Body) -> Envelope:
         control = self.control
@@ -411,18 +481,19 @@ class Node:
     def stop(self) -> None:
         """Refuses what is new, and what waits for something else than the log."""
         self.intake.stop()
+        self._tell(self.groups.stop(self._instant.now))
 
     @property
     def drained(self) -> bool:
-        return all(p.in_flight is None and p.next is None and not p.queue for p in self.partitions.values())
+        return self.groups.idle and all(partition.drained for partition in self.partitions.values())
 
     # What the ring asks (ring.Local) -----------------------------------------------------------------------------
 
     def promises(self) -> Iterable[PartitionPromise]:
         for number, partition in self.partitions.items():
-            yield PartitionPromise(number, partition.serving, in_flight=partition.lowest_in_flight)
+            yield PartitionPromise(number, partition.serving, partition.lowest_in_flight, partition.lowest_lent)
         for partition in self.writes.undecided():
-            yield PartitionPromise(partition.id, True, in_flight=partition.lowest_in_flight)
+            yield PartitionPromise(partition.id, True, partition.lowest_in_flight, partition.lowest_lent)
 
     def tails(self) -> Mapping[PartitionId, Position]:
         return {number: partition.tail for number, partition in self.partitions.items() if partition.serving}

@@ -17,7 +17,7 @@ from typing import Final
 from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import Computation, References
-from tidegrid.grid.engine.frame import Columns, Frame
+from tidegrid.grid.engine.frame import Columns, Frame, Loan
 from tidegrid.grid.engine.recent import LandedFrame, RecentFrames
 from tidegrid.grid.engine.requests import CLIENT_SESSION, RequestMemory
 from tidegrid.grid.engine.write import WriteRequest
@@ -55,6 +55,7 @@ class Partition:
         self.in_flight: Frame | None = None
         self.next: Frame | None = None
         self.admitted_under: Catalog | None = None  # what the queue was checked against
+        self.reserved = False  # somebody waits to borrow the next slot: nothing new is computed
         self.unclosed_bytes: deque[tuple[Epoch, int]] = deque()
 
     # Requests ----------------------------------------------------------------------------------------------------
@@ -75,9 +76,9 @@ class Partition:
         return self._complete(request)
 
     def wants_computing(self) -> bool:
-        if not self.queue or not self.serving or self.next is not None:
+        if not self.queue or not self.serving or self.next is not None or self.reserved:
             return False
-        return self.in_flight is None or self.queued_bytes >= _EAGER_BYTES
+        return self.in_flight is None or (self.in_flight.loan is None and self.queued_bytes >= _EAGER_BYTES)
 
     def compute(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
         """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
@@ -233,9 +234,19 @@ class Partition:
     # Time --------------------------------------------------------------------------------------------------------
 
     @property
+    def loan(self) -> Loan | None:
+        return self.in_flight.loan if self.in_flight is not None else None
+
+    @property
     def lowest_in_flight(self) -> Epoch | None:
+        """A slot that is lent is counted by `lowest_lent`."""
         frame = self.in_flight or self.next
-        return frame.stamp if frame is not None else None
+        return frame.stamp if frame is not None and frame.loan is None else None
+
+    @property
+    def lowest_lent(self) -> Epoch | None:
+        frame = self.in_flight
+        return frame.stamp if frame is not None and frame.loan is not None else None
 
     @property
     def highest_stamp(self) -> Epoch:

@@ -16,6 +16,7 @@ class Milestone(Enum):
     EPOCH = "an activation"
     CLOSED = "a close"
     REFERENCES = "its copies of reference maps"
+    SLOT = "a slot that is lent to a commit group"
 
 
 class Waits:

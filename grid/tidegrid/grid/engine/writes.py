@@ -13,10 +13,11 @@ from tidegrid.grid.engine.admission import check
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import References
 from tidegrid.grid.engine.effects import Answered, Append, Effect, Purpose, ReadControl, ReadLog, Slot
+from tidegrid.grid.engine.frame import Frame
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry, LogRecord
-from tidegrid.grid.log.record import OPEN, decode_record, encode_fill
+from tidegrid.grid.log.record import DATA, OPEN, decode_record, encode_fill, stamped
 from tidegrid.grid.model.errors import (
     BusyError,
     CallerError,
@@ -138,6 +139,7 @@ class WritePath:
     def _frame_landed(self, partition: Partition, position: Position) -> None:
         frame = partition.in_flight
         assert frame is not None
+        self.highest_stamp = max(self.highest_stamp, frame.stamp)
         self.written += frame.count
         self.outputs += frame.output_count
         if partition.serving:
@@ -155,7 +157,7 @@ class WritePath:
         elif isinstance(error, WrongTailError):  # F1: what is there decides
             self._read_slot(partition)
         elif isinstance(error, LogTimeoutError):  # F2
-            self._fill(partition)
+            self.fill(partition)
         elif slot.purpose is Purpose.FILL:
             self._retries[slot] = now + RETRY_SECONDS
         else:
@@ -173,14 +175,21 @@ class WritePath:
         assert records, "an append finds its slot taken only by what can be read"
         item = records[0]
         assert partition.in_flight is not None
-        if item.payload == partition.in_flight.payload:
+        record = decode_record(item.payload)
+        if self._is_ours(item.payload, Epoch(record.stamp), partition.in_flight):
+            partition.in_flight.stamp = Epoch(record.stamp)
             self._frame_landed(partition, item.position)
             return
-        record = decode_record(item.payload)
         if record.kind == OPEN and record.term > partition.claim:
             self._step_down(partition)
         else:
+            assert record.kind != DATA or record.term != partition.claim, "only the owner writes under its term"
             self._lost_slot(partition, item.position, Epoch(record.stamp))
+
+    @staticmethod
+    def _is_ours(payload: bytes, stamp: Epoch, frame: Frame) -> bool:
+        assert frame.payload is not None
+        return payload == (frame.payload if frame.loan is None else stamped(frame.payload, stamp))
 
     def _undecided(self, slot: Slot) -> Partition | None:
         """The partition whose frame in flight waits for the outcome at this slot, owned still or given up."""
@@ -194,7 +203,7 @@ class WritePath:
     def _read_slot(self, partition: Partition) -> None:
         self._emit(ReadLog(partition.id, partition.claim, partition.tail))
 
-    def _fill(self, partition: Partition) -> None:
+    def fill(self, partition: Partition) -> None:
         """Rule F2: contend for the slot of the frame in flight; whichever is in first, the other never will be."""
         frame = partition.in_flight
         assert frame is not None
@@ -220,6 +229,32 @@ class WritePath:
             self._close(partition, None)
             self._emit(ReadControl())
         self._forget_decided(partition)
+
+    # Commit groups -------------------------------------------------------------------------------------------------
+
+    def lend(self, partition: Partition, frame: Frame) -> None:
+        """The next slot is a coordinator's, for this frame; until it is decided nothing else is computed."""
+        assert partition.in_flight is None and partition.next is None and frame.loan is not None
+        partition.in_flight = frame
+        self.highest_stamp = max(self.highest_stamp, frame.stamp)
+
+    def lent(self) -> list[Partition]:
+        return [p for p in (*self.partitions.values(), *self._given_up.values()) if p.loan is not None]
+
+    def group_landed(self, partition: Partition, epoch: Epoch, position: Position) -> None:
+        frame = partition.in_flight
+        assert frame is not None and epoch >= frame.stamp
+        frame.stamp = epoch
+        self._frame_landed(partition, position)
+
+    def group_released(self, partition: Partition) -> None:
+        """The coordinator has not issued its append, and never will, or has seen it fail."""
+        partition.in_flight = None
+        self._go_on(partition)
+
+    def stirred(self, partition: Partition) -> None:
+        if partition.wants_computing():
+            self._waiting[partition.id] = None
 
     # Ownership ---------------------------------------------------------------------------------------------------
 
@@ -250,7 +285,7 @@ class WritePath:
             del self._retries[slot]
             partition = self._undecided(slot)
             if partition is not None:
-                self._fill(partition)
+                self.fill(partition)
 
     def deadline(self) -> float | None:
         return min(self._retries.values(), default=None)

@@ -37,6 +37,7 @@ __all__ = [
     "encode_fill",
     "encode_open",
     "encode_section",
+    "stamped",
 ]
 
 
@@ -126,6 +127,11 @@ def encode_fill(partition: PartitionId, term: Term, stamp: Epoch, time_ms: int) 
     return Record(
         kind=FILL, partition=partition, term=term, stamp=stamp, effective=stamp, time_ms=time_ms
     ).SerializeToString()
+
+
+def stamped(record: bytes, epoch: Epoch) -> bytes:
+    """A record that was encoded without its stamp (0), with it: protobuf takes what is appended for the field's value."""
+    return record + Record(stamp=epoch, effective=epoch).SerializeToString()
 
 
 def decode_record(payload: bytes) -> Record:

@@ -13,6 +13,7 @@ class Limits:
     batch_writes_max: int = 10_000  # one batch is answered as one message
     message_bytes_max: int = 4 * 1024 * 1024  # gRPC's own default
     record_bytes_max: int = 1024 * 1024 - 4096  # a record fits any log, JetStream's 1 MiB message included
+    group_writes_max: int = 1_000  # of one commit group: its partitions wait while it is under way
     frame_writes_max: int = 500  # bounds the pause of the event loop (and of the token) while a frame is computed
     queue_bytes_max: int = 64 * 1024 * 1024  # accepted by a node, not yet in a frame
     unclosed_bytes_max: int = 256 * 1024 * 1024  # logged by a node above `closed`: what one epoch may weigh

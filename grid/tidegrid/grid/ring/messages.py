@@ -39,7 +39,10 @@ class Wake:
 
 
 RingMessage = TokenMessage | TokenReceived | Wake
-Body = RingMessage | ring_pb2.ReferenceRequest | ring_pb2.ReferenceReply
+GroupMessage = (
+    ring_pb2.Borrow | ring_pb2.Lent | ring_pb2.Declined | ring_pb2.Settled | ring_pb2.SettledReceived | ring_pb2.Settle
+)
+Body = RingMessage | ring_pb2.ReferenceRequest | ring_pb2.ReferenceReply | GroupMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Envelope:
                 message.reference_request.CopyFrom(request)
             case ring_pb2.ReferenceReply() as reply:
                 message.reference_reply.CopyFrom(reply)
+            case other:
+                getattr(message, _GROUP_FIELDS[type(other)]).CopyFrom(other)
         return message
 
     def to_bytes(self) -> bytes:
@@ -102,6 +107,16 @@ class Envelope:
         )
 
 
+_GROUP_FIELDS: Final = {
+    ring_pb2.Borrow: "borrow",
+    ring_pb2.Lent: "lent",
+    ring_pb2.Declined: "declined",
+    ring_pb2.Settled: "settled",
+    ring_pb2.SettledReceived: "settled_received",
+    ring_pb2.Settle: "settle",
+}
+
+
 def _body(message: ring_pb2.NodeMessage) -> Body:
     kind = message.WhichOneof("body")
     if kind == "token":
@@ -114,6 +129,9 @@ def _body(message: ring_pb2.NodeMessage) -> Body:
         return message.reference_request
     if kind == "reference_reply":
         return message.reference_reply
+    if kind is not None and kind in _GROUP_FIELDS.values():
+        body: GroupMessage = getattr(message, kind)
+        return body
     raise FormatError("a message between nodes has no body that this version knows; use one version on all nodes")
 
 

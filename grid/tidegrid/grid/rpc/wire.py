@@ -9,26 +9,9 @@ from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Node
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
-from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.error_message import error_message as error_message
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.v1 import errors_pb2, grid_pb2
-
-
-def error_message(error: GridError) -> errors_pb2.Error:
-    message = errors_pb2.Error(code=error.code, message=error.message)
-    for name, value in error.fields.items():
-        target = message.fields[name]
-        if isinstance(value, bool):
-            target.flag = value
-        elif isinstance(value, int):
-            target.integer = value
-        elif isinstance(value, float):
-            target.real = value
-        elif value is not None:
-            target.text = value
-        else:
-            target.SetInParent()
-    return message
 
 
 def carry_message(node: Node) -> grid_pb2.Carry:

@@ -16,6 +16,7 @@ from tidegrid.grid.engine.effects import (
     Answered,
     Append,
     AppendControl,
+    AppendGroup,
     ClosedTo,
     Effect,
     LoadCheckpoint,
@@ -178,6 +179,9 @@ class Driver:
                 self._control_log_grew()
             case ReadLog():
                 self._spawn(self._read_log(effect))
+            case AppendGroup():
+                self._appending += 1
+                self.log.start(effect.entries, partial(self._group_appended, effect))
             case LoadCheckpoint():
                 self._spawn(self._load_checkpoint(effect))
 
@@ -228,6 +232,19 @@ class Driver:
             self._soon()  # the others of its batch land in this same turn of the loop
         else:
             self._turn()  # whoever waits for this answer waits no turn more
+
+    def _group_appended(self, effect: AppendGroup, positions: tuple[Position, ...], error: GridError | None) -> None:
+        self._appending -= 1
+        if self._stopped:
+            return
+        if error is None:
+            self.node.group_landed(self._clock.instant(), effect.group, positions)
+        else:
+            self.node.group_failed(self._clock.instant(), effect.group, error)
+            if isinstance(error, LogFailedError):
+                self._fail(error)
+        if not self._in_turn:
+            self._soon()
 
     async def _append_control(self, effect: AppendControl) -> None:
         entry = Entry(CONTROL_LOG, effect.expected, self.node.control.closed, effect.record.SerializeToString())
