@@ -6,7 +6,7 @@ performs in order. `deadline()` says when `time_passed` is due. One token at mos
     token arrives --staler, another grid's, or I promised in it--> dropped (if complete, at the origin: the round is over)
                   --of a view I have not applied--> parked until the control log is applied, not acknowledged
                   --else: acknowledged, epoch raised to its intro (E1)--> held until the frames in flight have landed
-    held --landed, or 5 ms--> promise (P) merged, sent to the next unvisited member
+    held --landed, or 20 ms--> promise (P) merged, sent to the next unvisited member
                               all visited: offered to closing.py (C), sent to the origin
 
 Invariants: the epoch never falls and lies in (closed, limit); a promise is given below it; nothing of an earlier
