@@ -6,9 +6,9 @@ performs in order. `deadline()` says when `time_passed` is due. One token at mos
     token arrives --staler, another grid's, or I promised in it--> dropped (if complete, at the origin: the round is over)
                   --of a view I have not applied--> parked until the control log is applied, not acknowledged
                   --else: acknowledged, epoch raised to its intro (E1)--> held until the frames in flight have landed
-    held --landed, or 5 ms--> promise (P) merged, sent to the next unvisited member
-                              a node that does not answer is gone past (L)
-                              all visited: offered to closing.py (C); nobody left: sent back, the round is over
+    held --landed, or 20 ms--> promise (P) merged, sent to the next unvisited member
+                               a node that does not answer is gone past (L)
+                               all visited: offered to closing.py (C); nobody left: sent back, the round is over
 
 Invariants: the epoch never falls and lies in (closed, limit); a promise is given below it; nothing of an earlier
 incarnation of this node is acted on: without membership in the applied view a token is neither kept nor acknowledged.

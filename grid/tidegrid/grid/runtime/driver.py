@@ -27,7 +27,7 @@ from tidegrid.grid.engine.effects import (
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.journal.seam import Log
-from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, PartitionId, Position, partition_log
 from tidegrid.grid.ring.messages import Envelope
@@ -53,6 +53,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._turn_due = False
         self._in_turn = False
+        self._telling = False
         self._appending = 0
         self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -126,15 +127,16 @@ class Driver:
         if self._turn_due:
             self._turn()
 
-    def _turn(self) -> None:
+    def _turn(self, writes_max: int = TURN_WRITES) -> None:
         self._turn_due = False
         if self._stopped:
             return
         self._in_turn = True
         try:
             self._perform()
-            self.node.compute(self._clock.instant(), TURN_WRITES)
-            self._perform()
+            if writes_max and not self._telling:
+                self.node.compute(self._clock.instant(), writes_max)
+                self._perform()
             self.log.flush()
             self._perform()  # what has landed at once is answered in the same turn
             if not self.node.writes.idle:
@@ -172,8 +174,10 @@ class Driver:
                 self._closed_changed.set()
                 self._closed_changed = asyncio.Event()
                 self._reclaim_soon()
-            case AppendControl():
-                self._spawn(self._append_control(effect))
+                self._followers_first()
+            case AppendControl(expected, record):
+                entry = Entry(CONTROL_LOG, expected, self.node.control.closed, record.SerializeToString())
+                self.log.start([entry], partial(self._control_appended, effect, entry))
             case ReadControl():
                 self._at_tail_wanted = True
                 self._control_log_grew()
@@ -184,6 +188,21 @@ class Driver:
                 self.log.start(effect.entries, partial(self._group_appended, effect))
             case LoadCheckpoint():
                 self._spawn(self._load_checkpoint(effect))
+
+    def _followers_first(self) -> None:
+        """Who waits for a close takes it before more is computed: their tasks are in line before `_told`."""
+        if not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._told)
+
+    def _told(self) -> None:
+        self._telling = False
+        self._soon()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _set_timer(self) -> None:
         """A timer that is early is harmless, and cheaper to leave than to set anew in every turn."""
@@ -199,11 +218,6 @@ class Driver:
         self._timer = None
         self.node.time_passed(self._clock.instant())
         self._soon()
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _fail(self, error: GridError) -> None:
         """This node cannot go on: what it has in flight is answered, and its owner is told."""
@@ -246,15 +260,20 @@ class Driver:
         if not self._in_turn:
             self._soon()
 
-    async def _append_control(self, effect: AppendControl) -> None:
-        entry = Entry(CONTROL_LOG, effect.expected, self.node.control.closed, effect.record.SerializeToString())
-        try:
-            await self.log.append([entry])
-        except GridError as error:
+    def _control_appended(
+        self, effect: AppendControl, entry: Entry, positions: tuple[Position, ...], error: GridError | None
+    ) -> None:
+        if self._stopped:
+            return
+        if error is not None:
             self.node.control_failed(self._clock.instant(), effect, error)
             if isinstance(error, LogFailedError):
                 self._fail(error)
-            self._soon()
+        elif self.node.control.position == entry.expected:  # it is the next record: no need to read it back
+            record = LogRecord(positions[0], entry.epoch, entry.payload)
+            self.node.control_records(self._clock.instant(), [record])
+        if not self._in_turn:
+            self._turn(writes_max=0)
 
     async def _read_log(self, effect: ReadLog) -> None:
         try:
@@ -291,7 +310,7 @@ class Driver:
             if self._at_tail_wanted:
                 self._at_tail_wanted = False
                 self.node.control_at_tail(self._clock.instant())
-            self._soon()
+            self._turn(writes_max=0)
 
     # History -----------------------------------------------------------------------------------------------------
 
@@ -325,8 +344,9 @@ class Driver:
             self._timer.cancel()
         tasks = [*self._tasks]
         if self._control_reader is not None:
-            self._control_reader.cancel()
             tasks.append(self._control_reader)
+        for task in tasks:
+            task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 _log.error("node %d: %r", self.node.me, result)
