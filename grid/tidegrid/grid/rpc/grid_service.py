@@ -114,7 +114,7 @@ class GridService:
     async def create_map(self, request: grid_pb2.CreateMapRequest) -> grid_pb2.CreateMapReply:
         timeout = request.deadline_ms / 1000 if request.deadline_ms else DEFAULT_TIMEOUT
         try:
-            acts_at = await self._grid.declare_map(spec_from(request.spec), timeout)
+            acts_at = await self._grid.declare_map(self._driver, spec_from(request.spec), timeout)
         except GridError as error:
             return grid_pb2.CreateMapReply(carry=self.carry(), error=error_message(error))
         return grid_pb2.CreateMapReply(carry=self.carry(), acts_at=acts_at)
