@@ -79,7 +79,7 @@ class Judge:
         self._touched: set[bytes] = set()  # groups of which something came with the last append
         self.group_of: dict[RequestId, bytes] = {}
         self.reference_changes: list[int] = []
-        self.records = 0
+        self.records = self.views = self.closes = 0
 
     @property
     def limit(self) -> int:
@@ -108,6 +108,8 @@ class Judge:
 
     def _control(self, record: ControlRecord) -> None:
         kind = record.WhichOneof("record")
+        self.views += kind == "view"
+        self.closes += kind == "close"
         if kind == "created":
             self.limit_span, self.session_epochs = record.created.limit, record.created.session_epochs
         elif kind == "close":
