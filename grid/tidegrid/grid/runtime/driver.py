@@ -62,7 +62,7 @@ class Driver:
         self._control_grew = False
         self._at_tail_wanted = False
         self._closed_changed = asyncio.Event()
-        self._turned = asyncio.Event()
+        self._turned: asyncio.Event | None = None  # there while somebody waits for the next turn
         self._reclaiming = False
         self._stopped = False
         self.failure: GridError | None = None
@@ -108,6 +108,8 @@ class Driver:
 
     async def turned(self) -> None:
         """Returns after the next turn."""
+        if self._turned is None:
+            self._turned = asyncio.Event()
         await self._turned.wait()
 
     async def closed_above(self, epoch: Epoch) -> None:
@@ -153,8 +155,9 @@ class Driver:
         finally:
             self._in_turn = False
         self._set_timer()
-        self._turned.set()
-        self._turned = asyncio.Event()
+        if self._turned is not None:
+            self._turned.set()
+            self._turned = None
 
     def _perform(self) -> None:
         for effect in self.node.take():
