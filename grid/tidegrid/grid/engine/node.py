@@ -39,6 +39,7 @@ from tidegrid.grid.engine.lending import Lending
 from tidegrid.grid.engine.opening import RETRY_SECONDS, Opening
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reference import ReferenceCopies
+from tidegrid.grid.engine.requests import Unlogged
 from tidegrid.grid.engine.retention import Retention, RetentionOptions
 from tidegrid.grid.engine.waiting import Milestone
 from tidegrid.grid.engine.write import WriteRequest
@@ -86,6 +87,7 @@ class Node:
         self._instant = Instant(0.0, 0)
         self._recent_bytes = recent_bytes
         self._openings: dict[PartitionId, Opening] = {}
+        self._unlogged: dict[PartitionId, Mapping[bytes, Unlogged]] = {}  # of partitions that were ours
         self._view_held = False  # a round has been closed in the applied view: its members are there
         self.membership = Membership(member)
         seed = int.from_bytes(control.grid_id[:8], "big")
@@ -144,6 +146,7 @@ class Node:
         for number, partition in list(self.partitions.items()):
             if owned.get(number) != partition.claim:
                 self._openings.pop(number, None)
+                self._unlogged[number] = partition.memory.unlogged() or self._unlogged.get(number, {})
                 self.writes.give_up(number)
         for number, term in owned.items():
             if number not in self.partitions:
@@ -202,6 +205,7 @@ class Node:
 
     def _opened(self, partition: Partition) -> None:
         del self._openings[partition.id]
+        partition.memory.recall(self._unlogged.pop(partition.id, {}))
         stamp, now = partition.last_stamp, self._instant.now
         self.writes.highest_stamp = max(self.writes.highest_stamp, stamp)
         self._refresh_ready()
