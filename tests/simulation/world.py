@@ -237,6 +237,8 @@ class World:
             if not process.open:
                 return f"node {process.me} is not open"
             assert process.node is not None
+            if not process.node.drained:
+                return f"node {process.me} has something under way"
             if process.node.membership.misplaced(self.truth):
                 return f"node {process.me} has partitions that belong elsewhere"
         for client in self.clients:
