@@ -6,6 +6,7 @@ from tidegrid.client.change import Change, FeedBatch, FeedSection
 from tidegrid.client.entry import Ack, Entry, Outcome
 from tidegrid.client.feed import Feed
 from tidegrid.client.grid import Grid, MemberStatus, connect
+from tidegrid.client.groups import CommitGroup, GroupMap, GroupOutcome
 from tidegrid.client.grpc_transport import TlsOptions
 from tidegrid.client.map import Map
 from tidegrid.client.session import NamedSession
@@ -14,11 +15,14 @@ from tidegrid.client.transport import Transport
 __all__ = [
     "Ack",
     "Change",
+    "CommitGroup",
     "Entry",
     "Feed",
     "FeedBatch",
     "FeedSection",
     "Grid",
+    "GroupMap",
+    "GroupOutcome",
     "Map",
     "MemberStatus",
     "NamedSession",

@@ -15,8 +15,10 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from tidegrid.client.causality import Token
+from tidegrid.client.commit import Commits
 from tidegrid.client.dispatcher import Dispatcher, backoff
 from tidegrid.client.errors import error_of
+from tidegrid.client.groups import AckWhen, CommitGroup
 from tidegrid.client.grpc_transport import GrpcTransport, TlsOptions
 from tidegrid.client.map import Map
 from tidegrid.client.routing import spec_message
@@ -43,6 +45,7 @@ class Grid:
         self._deadline = deadline
         self._maps: dict[str, Map] = {}
         self._loop = asyncio.get_running_loop()
+        self._commits = Commits(dispatcher)
 
     def map(self, name: str) -> Map:
         """The map of that name; whether there is one shows at its first use (UnknownMapError)."""
@@ -93,6 +96,31 @@ class Grid:
         reply = await self._dispatcher.ask("WaitEpoch", grid_pb2.WaitEpochRequest(closed=epoch), self._until(deadline))
         self._dispatcher.see_closed(reply.closed)
         return self._dispatcher.closed
+
+    def commit_group(self, *, deadline: float | None = None, ack: AckWhen = "durable") -> CommitGroup:
+        """Writes that are stored together, in one epoch, or not at all.
+
+            async with grid.commit_group() as group:
+                group.map("accounts").put("A", {"balance": 70}, if_version=3)
+                group.map("accounts").put("B", {"balance": 130}, if_version=8)
+            group.outcome.epoch, [ack.version for ack in group.outcome.acks]
+
+        The end of the block commits, within `deadline` seconds from there; `ack="closed"` waits for the close of the
+        epoch, too. A block that raises commits nothing. Raises GroupRefusedError with the `reasons` (conflicts,
+        vetoes) by write, UnknownMapError, DerivedMapError, TooLargeError, UnavailableError, and BusyError or
+        StorageFullError when the grid stays overloaded: then nothing was stored. After DeadlineError or
+        OutcomeUnknownError all of it may have been, or nothing.
+        """
+        routing = self._dispatcher.routing
+        assert routing is not None
+        return CommitGroup(
+            self._commits,
+            routing.limits,
+            self.map,
+            lambda epoch, seconds: self.wait_closed(epoch, deadline=seconds),
+            self._deadline if deadline is None else deadline,
+            ack,
+        )
 
     async def create_map(
         self,

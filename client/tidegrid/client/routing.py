@@ -52,6 +52,7 @@ def routing_of(reply: grid_pb2.HelloReply) -> Routing:
             value_depth_max=reply.value_depth_max,
             batch_writes_max=reply.batch_writes_max,
             message_bytes_max=reply.message_bytes_max,
+            group_writes_max=reply.group_writes_max or Limits().group_writes_max,
         ),
         ready=reply.ready,
     )

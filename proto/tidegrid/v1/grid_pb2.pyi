@@ -80,6 +80,7 @@ class HelloReply(google.protobuf.message.Message):
     VALUE_DEPTH_MAX_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     READY_FIELD_NUMBER: builtins.int
+    GROUP_WRITES_MAX_FIELD_NUMBER: builtins.int
     node: builtins.int
     partitions: builtins.int
     view: builtins.int
@@ -93,6 +94,7 @@ class HelloReply(google.protobuf.message.Message):
     version: builtins.str
     ready: builtins.bool
     """all partitions of this node are open and all deployments act"""
+    group_writes_max: builtins.int
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -122,9 +124,10 @@ class HelloReply(google.protobuf.message.Message):
         value_depth_max: builtins.int = ...,
         version: builtins.str = ...,
         ready: builtins.bool = ...,
+        group_writes_max: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_writes_max", b"batch_writes_max", "carry", b"carry", "closed", b"closed", "key_bytes_max", b"key_bytes_max", "maps", b"maps", "members", b"members", "message_bytes_max", b"message_bytes_max", "node", b"node", "owners", b"owners", "partitions", b"partitions", "ready", b"ready", "session_epochs", b"session_epochs", "value_bytes_max", b"value_bytes_max", "value_depth_max", b"value_depth_max", "version", b"version", "view", b"view"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_writes_max", b"batch_writes_max", "carry", b"carry", "closed", b"closed", "group_writes_max", b"group_writes_max", "key_bytes_max", b"key_bytes_max", "maps", b"maps", "members", b"members", "message_bytes_max", b"message_bytes_max", "node", b"node", "owners", b"owners", "partitions", b"partitions", "ready", b"ready", "session_epochs", b"session_epochs", "value_bytes_max", b"value_bytes_max", "value_depth_max", b"value_depth_max", "version", b"version", "view", b"view"]) -> None: ...
 
 global___HelloReply = HelloReply
 
@@ -386,6 +389,121 @@ class ExchangeReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "id", b"id", "reads", b"reads", "writes", b"writes"]) -> None: ...
 
 global___ExchangeReply = ExchangeReply
+
+@typing.final
+class CommitRequest(google.protobuf.message.Message):
+    """A commit group: all of its writes, in one epoch, or none. Any node takes it and asks the owners. The same request
+    may be sent again, to another node only when `deadline_ms` has passed or the first node has answered.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    group: builtins.bytes
+    """16 random bytes, its name however often it is sent"""
+    deadline_ms: builtins.int
+    """0: 30 s. No later than this, or as soon as its append is decided, it is answered"""
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def writes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___WriteBatch]:
+        """of one partition: in this order"""
+
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        group: builtins.bytes = ...,
+        writes: collections.abc.Iterable[global___WriteBatch] | None = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deadline_ms", b"deadline_ms", "group", b"group", "writes", b"writes"]) -> None: ...
+
+global___CommitRequest = CommitRequest
+
+@typing.final
+class CommitVersions(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: builtins.int
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """one per write; 0: an event, or forgotten"""
+
+    def __init__(
+        self,
+        *,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["versions", b"versions"]) -> None: ...
+
+global___CommitVersions = CommitVersions
+
+@typing.final
+class CommitError(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: builtins.int
+    ROW_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    batch: builtins.int
+    row: builtins.int
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        batch: builtins.int = ...,
+        row: builtins.int = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "error", b"error", "row", b"row"]) -> None: ...
+
+global___CommitError = CommitError
+
+@typing.final
+class CommitReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    epoch: builtins.int
+    """of all writes; 0: nothing was stored, see `errors` and `error`"""
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CommitVersions]:
+        """one per batch"""
+
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CommitError]:
+        """writes that were refused, with them the whole group"""
+
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error:
+        """of the whole"""
+
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        epoch: builtins.int = ...,
+        versions: collections.abc.Iterable[global___CommitVersions] | None = ...,
+        errors: collections.abc.Iterable[global___CommitError] | None = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error", "errors", b"errors", "versions", b"versions"]) -> None: ...
+
+global___CommitReply = CommitReply
 
 @typing.final
 class SubscribeRequest(google.protobuf.message.Message):

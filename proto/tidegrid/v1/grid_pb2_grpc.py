@@ -45,6 +45,11 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.ExchangeRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.ExchangeReply.FromString,
                 _registered_method=True)
+        self.Commit = channel.unary_unary(
+                '/tidegrid.v1.Grid/Commit',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.CommitRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.CommitReply.FromString,
+                _registered_method=True)
         self.Subscribe = channel.unary_stream(
                 '/tidegrid.v1.Grid/Subscribe',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.SubscribeRequest.SerializeToString,
@@ -98,6 +103,12 @@ class GridServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Exchange(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Commit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +176,11 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.Exchange,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.ExchangeRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.ExchangeReply.SerializeToString,
+            ),
+            'Commit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Commit,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.CommitRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.CommitReply.SerializeToString,
             ),
             'Subscribe': grpc.unary_stream_rpc_method_handler(
                     servicer.Subscribe,
@@ -262,6 +278,33 @@ class Grid(object):
             '/tidegrid.v1.Grid/Exchange',
             tidegrid_dot_v1_dot_grid__pb2.ExchangeRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.ExchangeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Commit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Commit',
+            tidegrid_dot_v1_dot_grid__pb2.CommitRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.CommitReply.FromString,
             options,
             channel_credentials,
             insecure,

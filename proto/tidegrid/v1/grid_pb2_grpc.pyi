@@ -31,6 +31,11 @@ class GridStub:
         tidegrid.v1.grid_pb2.ExchangeReply,
     ]
 
+    Commit: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.CommitRequest,
+        tidegrid.v1.grid_pb2.CommitReply,
+    ]
+
     Subscribe: grpc.UnaryStreamMultiCallable[
         tidegrid.v1.grid_pb2.SubscribeRequest,
         tidegrid.v1.grid_pb2.FeedMessage,
@@ -85,6 +90,11 @@ class GridAsyncStub:
     Exchange: grpc.aio.StreamStreamMultiCallable[
         tidegrid.v1.grid_pb2.ExchangeRequest,
         tidegrid.v1.grid_pb2.ExchangeReply,
+    ]
+
+    Commit: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.CommitRequest,
+        tidegrid.v1.grid_pb2.CommitReply,
     ]
 
     Subscribe: grpc.aio.UnaryStreamMultiCallable[
@@ -146,6 +156,13 @@ class GridServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[tidegrid.v1.grid_pb2.ExchangeRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[tidegrid.v1.grid_pb2.ExchangeReply], collections.abc.AsyncIterator[tidegrid.v1.grid_pb2.ExchangeReply]]: ...
+
+    @abc.abstractmethod
+    def Commit(
+        self,
+        request: tidegrid.v1.grid_pb2.CommitRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.CommitReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.CommitReply]]: ...
 
     @abc.abstractmethod
     def Subscribe(

@@ -13,10 +13,12 @@ from keyword fields alone, so that `to_fields` and `from_fields` carry it throug
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Final, NamedTuple
 
 FieldValue = str | int | float | bool | None
+
+_REASONS_SAID_MAX: Final = 5
 
 
 class GridError(Exception):
@@ -113,6 +115,37 @@ class RejectedError(CallerError):
     """A trigger vetoed the write, or failed on it. Fields: trigger, line, key, failed (True: an exception)."""
 
     code = "REJECTED"
+
+
+class Refusal(NamedTuple):
+    """Why one write of a commit group was refused. `key` as it was given, made a tuple."""
+
+    map: str
+    key: tuple[Any, ...]
+    error: GridError
+
+
+class GroupRefusedError(CallerError):
+    """Nothing of a commit group was stored. `reasons`: what was wrong, by write; not a field: it has no wire form.
+
+    Partitions are asked in turn, so the reasons are those of the first that refuses.
+    """
+
+    code = "GROUP_REFUSED"
+
+    def __init__(self, message: str, reasons: Sequence[Refusal] = (), **fields: FieldValue) -> None:
+        super().__init__(message, **fields)
+        self.reasons = tuple(reasons)
+
+    @classmethod
+    def of(cls, reasons: Sequence[Refusal]) -> GroupRefusedError:
+        said = [f"{map_name} {key!r}: {error.message}" for map_name, key, error in reasons[:_REASONS_SAID_MAX]]
+        if len(reasons) > len(said):
+            said.append(f"and {len(reasons) - len(said)} more")
+        return cls(f"nothing of the group was stored: {'; '.join(said)}", reasons)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GroupRefusedError, (self.message, self.reasons)
 
 
 class DerivedMapError(CallerError):

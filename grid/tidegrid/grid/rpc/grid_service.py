@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import CloseRequest, ScanRequest
 from tidegrid.grid.model.errors import GridError
@@ -15,7 +16,7 @@ from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT, ExchangeCall, Respond
 from tidegrid.grid.rpc.feeds import Feeds
 from tidegrid.grid.rpc.json_gateway import JsonGateway
 from tidegrid.grid.rpc.status import node_status
-from tidegrid.grid.rpc.wire import carry_message, carry_of, error_message
+from tidegrid.grid.rpc.wire import carry_message, carry_of, commit_reply, error_message
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import LocalGrid
 from tidegrid.grid.version import version
@@ -32,6 +33,7 @@ class GridService:
         self._json = JsonGateway(grid, driver)
         self.unary: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "Hello": self.hello,
+            "Commit": self.commit,
             "Scan": self.scan,
             "CreateMap": self.create_map,
             "WaitEpoch": self.wait_epoch,
@@ -79,6 +81,7 @@ class GridService:
             value_depth_max=limits.value_depth_max,
             version=version(),
             ready=node.ready() and not control.activation_pending,
+            group_writes_max=limits.group_writes_max,
         )
 
     async def _submit(
@@ -92,6 +95,12 @@ class GridService:
 
         self._driver.submit(make(answered), carry_of(carry), deadline_ms / 1000 if deadline_ms else DEFAULT_TIMEOUT)
         return await done
+
+    async def commit(self, request: grid_pb2.CommitRequest) -> grid_pb2.CommitReply:
+        group: GroupRequest = await self._submit(
+            lambda answered: GroupRequest(request.group, request.writes, answered), request.carry, request.deadline_ms
+        )
+        return commit_reply(self.carry(), group)
 
     async def scan(self, request: grid_pb2.ScanRequest) -> grid_pb2.ScanReply:
         limit = self._driver.node.limits.scan_rows_max

@@ -22,6 +22,7 @@ GRID_SERVICE = "tidegrid.v1.Grid"
 OUTBOX_MAX = 64  # answers a client has not taken; then its next requests wait
 _UNARY = {
     "Hello": grid_pb2.HelloRequest,
+    "Commit": grid_pb2.CommitRequest,
     "Scan": grid_pb2.ScanRequest,
     "CreateMap": grid_pb2.CreateMapRequest,
     "WaitEpoch": grid_pb2.WaitEpochRequest,

@@ -1,10 +1,11 @@
-"""Between the engine's values and protobuf messages: errors, carries, reads and write answers."""
+"""Between the engine's values and protobuf messages: errors, carries, reads, and what writes and groups are answered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import groupby
 
+from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Node
 from tidegrid.grid.engine.reads import ReadRequest
@@ -55,6 +56,16 @@ def write_answer(request: WriteRequest) -> grid_pb2.WriteAnswer:
             message = messages[id(error)] = error_message(error)
         answer.errors.append(grid_pb2.IndexedError(index=row, error=message))
     return answer
+
+
+def commit_reply(carry: grid_pb2.Carry, request: GroupRequest) -> grid_pb2.CommitReply:
+    reply = grid_pb2.CommitReply(carry=carry, epoch=request.epoch)
+    if request.error is not None:
+        reply.error.CopyFrom(error_message(request.error))
+    for (batch, row), error in sorted(request.errors.items(), key=lambda found: found[0]):
+        reply.errors.add(batch=batch, row=row, error=error_message(error))
+    reply.versions.extend(grid_pb2.CommitVersions(versions=versions) for versions in request.versions)
+    return reply
 
 
 def read_answer(request: ReadRequest) -> grid_pb2.ReadAnswer:
