@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidegrid.grid.engine.reads import CloseRequest, ReadRequest
+from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
@@ -44,7 +44,7 @@ class Tell:
 class Answered:
     """These requests are complete: their answers are in them."""
 
-    requests: Sequence[WriteRequest | ReadRequest | CloseRequest]
+    requests: Sequence[WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +59,12 @@ class ReadControl:
     """Somebody has seen more of the control log: read it to its end, then say `Node.control_at_tail`."""
 
 
-Effect = AppendFrame | AppendControl | Tell | Answered | ClosedTo | ReadControl
+@dataclass(frozen=True, slots=True)
+class CheckTails:
+    """Ask the log for these tails and for that of the control log; report with `Node.tails_checked`."""
+
+    number: int
+    partitions: Sequence[PartitionId]
+
+
+Effect = AppendFrame | AppendControl | Tell | Answered | ClosedTo | ReadControl | CheckTails

@@ -136,7 +136,7 @@ class Node:
 
     def _enter(self, instant: Instant) -> None:
         self._instant = instant
-        self.intake.now = instant.now
+        self.intake.now, self.intake.time_ms = instant
 
     # The write path ----------------------------------------------------------------------------------------------
 
@@ -155,13 +155,27 @@ class Node:
     def landed(self, instant: Instant, partition: PartitionId, position: Position) -> None:
         self._enter(instant)
         self.writes.landed(partition, position)
+        self.intake.frame_decided()
         self.ring.landed(instant.now)
 
     def append_failed(self, instant: Instant, partition: PartitionId, error: GridError) -> None:
         self._enter(instant)
         self.writes.failed(partition, error)
+        self.intake.frame_decided()
         self._refresh_ready()
         self.ring.landed(instant.now)
+
+    def tails_checked(
+        self,
+        instant: Instant,
+        number: int,
+        tails: Mapping[PartitionId, Position],
+        control: Position,
+        error: GridError | None = None,
+    ) -> None:
+        """What the log said to a `CheckTails`; `error`: it did not."""
+        self._enter(instant)
+        self.intake.tails_checked(number, tails, control, error)
 
     # The control log ---------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ class Milestone(Enum):
     EPOCH = "an activation"
     CLOSED = "a close"
     REFERENCES = "its copies of reference maps"
+    TAILS = "an answer of the log"
+    LANDED = "a frame to land"
 
 
 class Waits:

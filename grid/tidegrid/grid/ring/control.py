@@ -171,6 +171,11 @@ class ControlState:
         index = bisect_right(self._close_times_ms, time_ms)
         return self._close_epochs[index - 1] if index else None
 
+    @property
+    def earliest_close(self) -> tuple[Epoch, int] | None:
+        """The first close that is remembered, and its wall time in milliseconds."""
+        return (self._close_epochs[0], self._close_times_ms[0]) if self._close_epochs else None
+
     # Behaviour --------------------------------------------------------------------------------------------------
 
     def maps_at(self, epoch: Epoch) -> Mapping[str, MapSpec]:

@@ -12,13 +12,22 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 
-from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ClosedTo, Effect, ReadControl, Tell
+from tidegrid.grid.engine.effects import (
+    Answered,
+    AppendControl,
+    AppendFrame,
+    CheckTails,
+    ClosedTo,
+    Effect,
+    ReadControl,
+    Tell,
+)
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import GridError, LogFailedError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, PartitionId, Position, partition_log
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.peers import Peers
@@ -153,6 +162,8 @@ class Driver:
             case ReadControl():
                 self._at_tail_wanted = True
                 self._control_log_grew()
+            case CheckTails():
+                self._spawn(self._check_tails(effect))
 
     def _set_timer(self) -> None:
         """A timer that is early is harmless, and cheaper to leave than to set anew in every turn."""
@@ -210,6 +221,18 @@ class Driver:
             if isinstance(error, LogFailedError):
                 self._fail(error)
             self._soon()
+
+    async def _check_tails(self, effect: CheckTails) -> None:
+        tails: dict[PartitionId, Position] = {}
+        control, problem = Position(0), None
+        try:
+            for partition in effect.partitions:
+                tails[partition] = await self.log.tail(partition_log(partition))
+            control = await self.log.tail(CONTROL_LOG)
+        except GridError as error:
+            problem = error
+        self.node.tails_checked(self._clock.instant(), effect.number, tails, control, problem)
+        self._soon()
 
     def _control_log_grew(self) -> None:
         self._control_grew = True
