@@ -973,7 +973,7 @@ class Hindrance(google.protobuf.message.Message):
     epoch: builtins.int
     """it cannot be closed; 0: not known"""
     age_ms: builtins.int
-    """for how long; 0: not known"""
+    """for how long; where that is not known, since the last close"""
     words: builtins.str
     def __init__(
         self,
@@ -1013,7 +1013,7 @@ class NodeStatus(google.protobuf.message.Message):
     STORAGE_FULL_FIELD_NUMBER: builtins.int
     TICK_MS_FIELD_NUMBER: builtins.int
     HINDRANCE_FIELD_NUMBER: builtins.int
-    CLOSED_TIME_MS_FIELD_NUMBER: builtins.int
+    CLOSED_AGE_MS_FIELD_NUMBER: builtins.int
     node: builtins.int
     incarnation: builtins.int
     address: builtins.str
@@ -1034,8 +1034,8 @@ class NodeStatus(google.protobuf.message.Message):
     """of this node's copies"""
     storage_full: builtins.bool
     tick_ms: builtins.int
-    closed_time_ms: builtins.int
-    """wall time of the last close"""
+    closed_age_ms: builtins.int
+    """since the last close that is known here"""
     @property
     def partitions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PartitionStatus]: ...
     @property
@@ -1066,10 +1066,10 @@ class NodeStatus(google.protobuf.message.Message):
         storage_full: builtins.bool = ...,
         tick_ms: builtins.int = ...,
         hindrance: global___Hindrance | None = ...,
-        closed_time_ms: builtins.int = ...,
+        closed_age_ms: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["hindrance", b"hindrance"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "closed_time_ms", b"closed_time_ms", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "hindrance", b"hindrance", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "closed_age_ms", b"closed_age_ms", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "hindrance", b"hindrance", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 

@@ -99,7 +99,7 @@ async def test_a_tick_that_something_holds_back() -> None:
         table = await grid.create_map("t")
         log.hold()
         writing = asyncio.ensure_future(table.put("a", 1))
-        while not log.in_flight:
+        while not log.in_flight:  # noqa: ASYNC110
             await asyncio.sleep(0)
         with pytest.raises(DeadlineError, match="tidegrid status"):
             await grid.tick(deadline=0.05)
