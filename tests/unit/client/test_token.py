@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+from zlib import crc32
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +51,15 @@ def test_a_part_of_a_token(cut: int) -> None:
 def test_what_is_no_token(text: str) -> None:
     with pytest.raises(InvalidTokenError):
         Token.parse(text)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"\x01", b"\x01\x01\x01", b"\x80", b"\x01" + b"\xff" * 9 + b"\x02", b"\x80" * 12 + b"\x01\x01"]
+)
+def test_a_token_whose_check_holds_and_whose_content_does_not(rest: bytes) -> None:
+    body = b"G" * 16 + rest
+    with pytest.raises(InvalidTokenError, match="damaged"):
+        Token.parse("tg1." + urlsafe_b64encode(body + crc32(body).to_bytes(4, "big")).decode().rstrip("="))
 
 
 async def test_a_second_process_reads_what_the_first_has_seen(fake: FakeGrid, grid: Grid) -> None:

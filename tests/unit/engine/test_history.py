@@ -170,10 +170,11 @@ def test_other_maps_and_keys_that_look_alike() -> None:
     stand = Stand()
     stand.put_now({"a": "aa"})
     stand.put_now({"aa": 2})
+    stand.put_now({"b": "a", "a": "second", "c": key("a")})
     stand.put_now({"a": 3}, map_name="r")
     stand.close()
     stand.horizon(stand.node.control.closed)
-    assert [value for _, _, value in history(stand, "a")] == ["aa"]
+    assert [value for _, _, value in history(stand, "a")] == ["aa", "second"]
 
 
 def test_refusals() -> None:

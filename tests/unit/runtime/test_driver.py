@@ -11,7 +11,8 @@ from tidegrid import embedded
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.journal.seam import Settled
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.model.ids import PartitionId
+from tidegrid.grid.model.errors import UnavailableError
+from tidegrid.grid.model.ids import LogId, PartitionId, Position
 
 
 class QuickLog(MemoryLog):
@@ -76,3 +77,29 @@ async def test_a_message_is_answered_within_its_turn_when_the_log_is_quick(write
     async with one_partition(QuickLog()) as grid:
         acks = await asyncio.gather(*(grid.map("m").put(number, number) for number in range(writes)))
         assert {ack.version for ack in acks} == {1}
+
+
+class UnreachableLog(QuickLog):
+    """Its tails are not told."""
+
+    unreachable = False
+
+    async def tail(self, log: LogId) -> Position:
+        if self.unreachable:
+            raise UnavailableError("nobody keeps the log at the moment", address="")
+        return await super().tail(log)
+
+
+async def test_a_log_that_does_not_tell_its_tail_refuses_linearizable_reads_only() -> None:
+    log = UnreachableLog()
+    async with one_partition(log) as grid:
+        table = grid.map("m")
+        await table.put(1, "one")
+        log.unreachable = True
+        with pytest.raises(UnavailableError, match="nobody keeps the log"):
+            await table.get(1, consistency="linearizable", deadline=0.2)
+        waiting = asyncio.ensure_future(table.get(1, consistency="linearizable"))
+        entry = await table.get(1)
+        assert entry is not None and not waiting.done()
+        log.unreachable = False
+        assert await waiting == entry
