@@ -64,7 +64,7 @@ def test_how_new_the_latest_is(served: Served) -> None:
         assert call(served, "scan", "anything", "--prefix", '["new"]', *options).out == '["new", 1]\t1\n'
     limit = call(served, "ring", "--once", "--json").record["limit"]
     refused = call(served, "get", "anything", '["new", 1]', "--at-least", str(limit - 1), "--no-wait", "--json")
-    assert refused.code == 3 and refused.error["code"] == "NOT_CLOSED"
+    assert refused.code == 5 and refused.error["code"] == "NOT_CLOSED"
     assert refused.error["fields"]["requested"] == limit - 1 > refused.error["fields"]["closed"]
 
 

@@ -155,7 +155,7 @@ async def test_a_short_deadline_does_not_end_a_longer_wait(fake: FakeGrid, grid:
 
 
 async def test_a_wait_that_nobody_waits_for_is_left_behind_nowhere(fake: FakeGrid, grid: Grid) -> None:
-    waiting = asyncio.ensure_future(grid.wait_closed(fake.epoch))
+    waiting = asyncio.ensure_future(grid.wait_closed(fake.epoch, deadline=3_600))
     await until(lambda: fake.waits)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
