@@ -173,7 +173,7 @@ async def test_a_grid_at_rest_wakes_for_who_wants_it_fresh() -> None:
         for _ in range(3):
             entry = await table.get("a", max_staleness=0.001)
             assert entry is not None
-            await asyncio.wait_for(_older_than(grid, 5), 10)
+            await asyncio.wait_for(_older_than(grid, 6), 10)
             await table.get("a", max_staleness=0.005)
             newest = max(driver.node.control.closed for driver in grid.local.drivers)
             assert newest > closed
