@@ -301,7 +301,9 @@ class Client:
             as_of = Epoch(max(1, self.epoch + chance.randint(-12, 2)))
         elif dice < 0.6:
             at_least = self.epoch
-        known = {key: self.acknowledged.get((name, key), 0) for key in keys}
+        linearizable = 0.6 <= dice < 0.75
+        tellers = world.clients if linearizable else [self]  # who was told what this read has to show
+        known = {key: max(client.acknowledged.get((name, key), 0) for client in tellers) for key in keys}
         life = process.life
 
         def answered(request: ReadRequest) -> None:
@@ -311,7 +313,7 @@ class Client:
                 control, epoch = process.node.control.position, process.node.epoch
                 world.soon(world.options.client_delay, lambda: self.learn(control, epoch))
 
-        request = ReadRequest(name, keys, as_of, at_least, answered)
+        request = ReadRequest(name, keys, as_of, at_least, answered, linearizable=linearizable)
         carry = self._carry()
         world.soon(world.options.client_delay, lambda: _arrive(process, life, request, carry))
 
@@ -343,8 +345,8 @@ class Client:
             newest = max(seen, default=0 if not version else -1)
             if newest < known[key]:
                 raise Violation(
-                    f"J: latest of {request.map} {key!r} is {(value, version, stamp)}, this client was told of "
-                    f"position {known[key]}: {chain[-3:]}"
+                    f"{'R2' if request.linearizable else 'J'}: latest of {request.map} {key!r} is "
+                    f"{(value, version, stamp)}, position {known[key]} was acknowledged: {chain[-3:]}"
                 )
 
     # What should be refused, and what should be harmless ------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 from tidegrid.grid.engine.checkpoint import Recovery
-from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ReadControl, Tell
+from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, CheckTails, ReadControl, Tell
 from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.engine.partition import Partition
@@ -85,6 +85,7 @@ class Stand:
         self.told: list[Tell] = []
         self.control_appends: list[AppendControl] = []
         self.readings = 0
+        self.tail_checks: list[CheckTails] = []
         self.sequences: dict[bytes, int] = {}
         self.control = ControlState()
         if log is None:
@@ -199,6 +200,8 @@ class Stand:
                 self.control_appends.append(effect)
             elif isinstance(effect, ReadControl):
                 self.readings += 1
+            elif isinstance(effect, CheckTails):
+                self.tail_checks.append(effect)
 
     def turn(self) -> None:
         self.collect()
@@ -226,6 +229,17 @@ class Stand:
         self.now += seconds
         self.node.time_passed(self.instant)
         self.collect()
+
+    def look(self) -> dict[PartitionId, Position]:
+        """What the log says to the oldest check, now."""
+        return {number: self.log.tail(partition_log(number)) for number in self.tail_checks[0].partitions}
+
+    def check_tails(self, tails: Mapping[PartitionId, Position] | None = None, error: GridError | None = None) -> None:
+        """The node hears of the oldest check: `tails`, or what the log says now."""
+        found = self.look() if tails is None else tails
+        check = self.tail_checks.pop(0)
+        self.node.tails_checked(self.instant, check.number, found, self.log.tail(CONTROL_LOG), error)
+        self.turn()
 
     # Requests --------------------------------------------------------------------------------------------------------
 
@@ -277,9 +291,19 @@ class Stand:
         assert request in self.answered
         return request
 
-    def get(self, of: Any, *, map_name: str = "t", as_of: int = 0, at_least: int = 0, **more: Any) -> ReadRequest:
-        request = ReadRequest(map_name, [key(of)], Epoch(as_of), Epoch(at_least), "to the test")
-        self.submit(request, **more)
+    def get(
+        self,
+        of: Any,
+        *,
+        map_name: str = "t",
+        as_of: int = 0,
+        at_least: int = 0,
+        carry: Carry = NOWHERE,
+        seconds: float = 10.0,
+        **freshness: Any,
+    ) -> ReadRequest:
+        request = ReadRequest(map_name, [key(of)], Epoch(as_of), Epoch(at_least), "to the test", **freshness)
+        self.submit(request, carry, seconds)
         return request
 
     def value(self, of: Any, **more: Any) -> Any:

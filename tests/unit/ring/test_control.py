@@ -247,6 +247,18 @@ def test_remembered_closes_are_bounded_and_the_newest_are_exact(monkeypatch: pyt
         assert answer is None or answer * 10 <= time_ms
 
 
+def test_old_closes_are_remembered_evenly_as_far_back_as_history_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour of closes, many more than are remembered: no part of it may fade away."""
+    monkeypatch.setattr(control_module, "CLOSES_MAX", 64)
+    state = folded(*(close(epoch, 10 * epoch) for epoch in range(1, 10_001)))
+    assert len(state._close_epochs) <= 64 and state.epoch_closed_at(10) == 1
+    for time_ms in range(10, 100_000, 777):
+        answer = state.epoch_closed_at(time_ms)
+        assert answer is not None and 0 <= time_ms - answer * 10 < 2 * 100_000 / (64 / 4), time_ms
+    same = folded(*(close(epoch, 100) for epoch in range(1, 1_000)))
+    assert same.epoch_closed_at(100) == 999 and same.epoch_closed_at(99) is None
+
+
 @pytest.mark.parametrize("damaged", [b"", b"\x93", msgpack.packb([1, 2]), msgpack.packb({"a": 1}), msgpack.packb([99])])
 def test_a_checkpoint_that_does_not_parse_is_refused(damaged: bytes) -> None:
     with pytest.raises(FormatError):

@@ -331,6 +331,8 @@ def test_who_holds_time_back() -> None:
     rig.hold(1, Epoch(1))
     rig.ring.carry(1.0, Position(0), Epoch(5))
     assert rig.ring.held_back_by() == "partition 1 of node 2 has something of epoch 1 undecided"
+    hindrance = rig.ring.hindrance()
+    assert hindrance is not None and hindrance[1:] == (2, 1, 1)
     rig.local.held = [PartitionPromise(PartitionId(1), False)]
     assert rig.ring.held_back_by() == "partition 1 is being opened by node 2"
     rig.applied(1.0, view({2: 20}, {1: (2, 20, 1)}))

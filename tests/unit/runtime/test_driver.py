@@ -11,6 +11,7 @@ from tidegrid import embedded
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.journal.seam import Settled
 from tidegrid.grid.log.entry import Entry, LogRecord
+from tidegrid.grid.model.errors import UnavailableError
 from tidegrid.grid.model.ids import CONTROL_LOG, LogId, PartitionId, Position
 
 
@@ -98,3 +99,29 @@ async def test_who_appended_a_close_has_no_need_to_read_it_back() -> None:
             await driver.closed_above(ack.epoch - 1)
         assert driver.node.control.closed >= ack.epoch
         log.silent = False
+
+
+class UnreachableLog(QuickLog):
+    """Its tails are not told."""
+
+    unreachable = False
+
+    async def tail(self, log: LogId) -> Position:
+        if self.unreachable:
+            raise UnavailableError("nobody keeps the log at the moment", address="")
+        return await super().tail(log)
+
+
+async def test_a_log_that_does_not_tell_its_tail_refuses_linearizable_reads_only() -> None:
+    log = UnreachableLog()
+    async with one_partition(log) as grid:
+        table = grid.map("m")
+        await table.put(1, "one")
+        log.unreachable = True
+        with pytest.raises(UnavailableError, match="nobody keeps the log"):
+            await table.get(1, consistency="linearizable", deadline=0.2)
+        waiting = asyncio.ensure_future(table.get(1, consistency="linearizable"))
+        entry = await table.get(1)
+        assert entry is not None and not waiting.done()
+        log.unreachable = False
+        assert await waiting == entry

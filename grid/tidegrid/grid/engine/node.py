@@ -243,7 +243,7 @@ class Node:
 
     def _enter(self, instant: Instant) -> None:
         self._instant = instant
-        self.intake.now = instant.now
+        self.intake.now, self.intake.time_ms = instant
 
     # The write path ----------------------------------------------------------------------------------------------
 
@@ -302,9 +302,21 @@ class Node:
         self.ring.carry(self._instant.now, Position(0), self.writes.highest_stamp)  # that of a group may be above ours
         self.ring.landed(self._instant.now)
         self._lend_on()
-        self.intake.resume(Milestone.SLOT, 0)
+        self.intake.frame_decided()
         if any(partition.state is PartitionState.DRAINING for partition in self.partitions.values()):
             self._rebalance()
+
+    def tails_checked(
+        self,
+        instant: Instant,
+        number: int,
+        tails: Mapping[PartitionId, Position],
+        control: Position,
+        error: GridError | None = None,
+    ) -> None:
+        """What the log said to a `CheckTails`; `error`: it did not."""
+        self._enter(instant)
+        self.intake.tails_checked(number, tails, control, error)
 
     # The control log ---------------------------------------------------------------------------------------------
 

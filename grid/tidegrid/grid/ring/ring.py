@@ -29,7 +29,7 @@ from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, Position
 from tidegrid.grid.ring.attendance import Attendance
 from tidegrid.grid.ring.closing import Closing
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.hindrance import held_back_by
+from tidegrid.grid.ring.hindrance import Hindrance, hindrance
 from tidegrid.grid.ring.hop import Hop
 from tidegrid.grid.ring.local import Effect, EpochRaised, Evict, Local, RingOptions, Send
 from tidegrid.grid.ring.messages import TokenMessage, TokenReceived, Wake
@@ -107,9 +107,14 @@ class Ring:
             return TokenPlace.HERE
         return TokenPlace.RESTING if self.is_origin and not self._rounds.out else TokenPlace.ELSEWHERE
 
+    def hindrance(self) -> Hindrance | None:
+        """Who keeps `closed` from going on, as far as this node can tell; None: no one."""
+        return hindrance(self.me, self._epoch, self._control, self._local.promises(), self._hop)
+
     def held_back_by(self) -> str:
-        """Who keeps `closed` from going on, as far as this node can tell, in words; empty: no one."""
-        return held_back_by(self.me, self._epoch, self._control, self._local.promises(), self._hop)
+        """The same in words; empty: no one."""
+        found = self.hindrance()
+        return found.words if found is not None else ""
 
     @property
     def closing(self) -> bool:

@@ -17,6 +17,7 @@ from tidegrid.grid.engine.effects import (
     Append,
     AppendControl,
     AppendGroup,
+    CheckTails,
     ClosedTo,
     Effect,
     LoadCheckpoint,
@@ -189,6 +190,8 @@ class Driver:
             case AppendGroup():
                 self._appending += 1
                 self.log.start(effect.entries, partial(self._group_appended, effect))
+            case CheckTails():
+                self._spawn(self._check_tails(effect))
             case LoadCheckpoint():
                 self._spawn(self._load_checkpoint(effect))
 
@@ -294,6 +297,18 @@ class Driver:
                 await asyncio.sleep(0)
         except GridError as error:
             self._fail(error)
+        self._soon()
+
+    async def _check_tails(self, effect: CheckTails) -> None:
+        tails: dict[PartitionId, Position] = {}
+        control, problem = Position(0), None
+        try:
+            for partition in effect.partitions:
+                tails[partition] = await self.log.tail(partition_log(partition))
+            control = await self.log.tail(CONTROL_LOG)
+        except GridError as error:
+            problem = error
+        self.node.tails_checked(self._clock.instant(), effect.number, tails, control, problem)
         self._soon()
 
     def _control_log_grew(self) -> None:

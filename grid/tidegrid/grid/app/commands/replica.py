@@ -78,7 +78,7 @@ async def replica(
 async def _follow(grid: Grid, copy: Replica, stopping: Stopping, once: bool, until_epoch: int | None) -> None:
     if once:
         await grid.refresh()
-        until_epoch = grid.token.epoch
+        until_epoch = grid.token().epoch
     end = copy.finished() if until_epoch is None else copy.wait(until_epoch, deadline=FOREVER_SECONDS)
     tasks = [asyncio.ensure_future(end), asyncio.create_task(stopping.requested.wait())]
     try:
