@@ -194,7 +194,7 @@ class LocalLog:
     # Reads -------------------------------------------------------------------------------------------------------
 
     async def tail(self, log: LogId) -> Position:
-        self._check_open()
+        self._check_readable()
         return self._sequence.tail(log)
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:

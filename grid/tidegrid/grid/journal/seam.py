@@ -63,7 +63,7 @@ class Log(Protocol):
         """Position of the last durable record; 0 when empty. O(1), or one question to whoever keeps the log.
 
         The log itself is asked, never a copy: whatever anybody was told to have landed before the call is at or below
-        the answer (rule R2 rests on it). Raises LogFailedError, StoppingError.
+        the answer (rule R2 rests on it). Like reads it goes on after a failure. Raises StoppingError.
         """
         ...
 
