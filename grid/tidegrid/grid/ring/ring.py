@@ -193,10 +193,10 @@ class Ring:
 
     def _visit(self, now: float, token: Token) -> None:
         """From here on this token is the newest; what an older one was doing here is over."""
+        self._vigil.seen(now, regenerated=token.generation > self._known.generation)
         self._known = max(self._known, token.freshness)
         self._intro = token.intro
         self._hop.forget()
-        self._vigil.seen(now)
         if self.is_origin:
             self._rounds.out, self._rounds.due = True, None
         self._raise(self._capped(token.intro))
