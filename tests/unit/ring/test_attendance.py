@@ -55,6 +55,19 @@ def test_a_hop_is_given_up_after_its_attempts_and_after_one_until_the_node_answe
     assert hop.token is made and attempts(4.0) == OPTIONS.hop_attempts
 
 
+def test_attempts_count_over_tokens_that_follow_each_other_faster_than_they_end() -> None:
+    """As when the round before is taken for lost while its token is stuck here."""
+    rig = Rig(B)
+    now, past = 1.0, []
+    for round_ in range(1, 5):
+        rig.arrive(now, token(rig, A, round_=round_))
+        for _ in range(2):
+            now += OPTIONS.hop_timeout
+            rig.ring.time_passed(now)
+        past += [sent.round for to, sent in tokens(rig.take()) if to == A]
+    assert past[0] == 2 and {2, 3, 4} <= set(past), "C is gone past in the second of them"
+
+
 def test_the_token_goes_past_a_silent_node_and_leaves_it_unvisited() -> None:
     rig = Rig(A)
     rig.stamp(1.0)

@@ -50,7 +50,9 @@ def test_an_idle_node_takes_the_token_for_lost_when_the_heartbeats_stop() -> Non
         rig.arrive(5.0, token(rig, *(A, B)[:rank], busy=False))
         rig.ring.token_received(5.0, TokenReceived(1, 0), C if node == B else A)
         due = rig.ring.deadline()
-        assert due == pytest.approx(5.0 + OPTIONS.heartbeat + OPTIONS.regenerate_floor + rank * OPTIONS.regenerate_stagger)
+        assert due == pytest.approx(
+            5.0 + OPTIONS.heartbeat + OPTIONS.regenerate_floor + rank * OPTIONS.regenerate_stagger
+        )
         rig.ring.time_passed(due)
         ((_, made),) = tokens(rig.take())
         assert made.generation == 1 and made.origin == node
@@ -358,3 +360,18 @@ def test_who_holds_time_back() -> None:
     assert rig.ring.held_back_by() == "partition 1 is being opened by node 2"
     rig.applied(1.0, view({2: 20}, {1: (2, 20, 1)}))
     assert "partition 0 has no live owner" in rig.ring.held_back_by()
+
+
+def test_patience_does_not_feed_on_itself() -> None:
+    """While the origin is silent another regenerates every round: the time until it does is not a rotation."""
+    rig = Rig(B)
+    rig.stamp(1.0)
+    now, gaps = 1.0, []
+    for _ in range(6):
+        begun = now
+        while not (made := [token for _, token in tokens(rig.take()) if token.visited == {B}]):
+            now = rig.ring.deadline() or now
+            rig.ring.time_passed(now)
+        gaps.append(now - begun)
+        rig.arrive(now, replace(home(made[0], C, busy=True), passed=frozenset({A})), C)
+    assert max(gaps) == pytest.approx(OPTIONS.regenerate_floor + OPTIONS.regenerate_stagger)
