@@ -31,7 +31,7 @@ from tidegrid.grid.model.errors import (
     WrongKindError,
     WrongOwnerError,
 )
-from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.ownership import PartitionState
@@ -55,6 +55,7 @@ class Pending(NamedTuple):
     carry: Carry
     deadline: float
     read: bool = False  # the control log was read to its end since it came
+    term: Term | None = None  # under which this node owned the partition of a write when it came
 
 
 class Intake:
@@ -88,7 +89,8 @@ class Intake:
         if self.stopping:
             self._refuse(request, StoppingError.of())
             return
-        self._go_on(Pending(request, carry, deadline))
+        partition = self._writes.partitions.get(request.partition) if isinstance(request, WriteRequest) else None
+        self._go_on(Pending(request, carry, deadline, term=partition.claim if partition is not None else None))
 
     def _go_on(self, pending: Pending, *, at_tail: bool = False) -> None:
         try:
@@ -112,13 +114,16 @@ class Intake:
         if verdict is not Carried.TAKEN:
             raise EpochTooNewError.of(carry.epoch, self._control.limit)
         if isinstance(request, WriteRequest):
-            return self._write(request)
+            return self._write(request, pending.term)
         if isinstance(request, CloseRequest):
             return self._await_close(request)
         return self._read(request)
 
-    def _write(self, request: WriteRequest) -> tuple[Milestone, int] | None:
+    def _write(self, request: WriteRequest, term: Term | None) -> tuple[Milestone, int] | None:
+        """`term`: what waited here while another owned the partition may have been refused there for good."""
         partition = self._open_partition(request.partition, write=True)
+        if term is not None and term != partition.claim:
+            raise partition.moved()
         epoch = self._ring.epoch
         if (wait := self._activation(request.map)) is not None:
             return wait
