@@ -173,6 +173,7 @@ class Node:
         opening = self._opening(read.partition, read.term)
         if opening is None:
             self.writes.slot_read(read, records)
+            self._refresh_ready()
             self._decided()
         elif read.after != opening.position:
             return
