@@ -100,7 +100,7 @@ def test_f1_a_higher_open_ends_the_term() -> None:
     assert all(isinstance(request.errors[0], WrongOwnerError) for request in (one, two))  # type: ignore[attr-defined]
     assert {one, two} <= set(stand.answered) and not stand.frames
     assert stand.partition().state is PartitionState.CLOSED and not stand.node.ready()
-    assert stand.readings == readings + 1
+    assert stand.readings == readings + 1 and stand.node.writes._queued_bytes == 0
     assert isinstance(stand.put({"k": 3}, first=2).errors[0], WrongOwnerError)
     assert len(kinds(stand)) == 1, "and the log has nothing of ours"
     assert [promise.open for promise in stand.node.promises()] == [False], "closed is all that is promised"
