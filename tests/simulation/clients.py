@@ -30,7 +30,7 @@ from tidegrid.grid.model.errors import (
     TooLargeError,
     UnknownMapError,
 )
-from tidegrid.grid.model.ids import Epoch, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
 
 from tests.simulation import auditor
 from tests.simulation.content import GROUPS, ITEMS, pack
@@ -56,7 +56,7 @@ class Batch:
     conditions: dict[int, int]
     open_rows: set[int] = field(default_factory=set)
     attempts: int = 0
-    life: int = -1  # of the process that the newest attempt went to
+    sent_to: tuple[NodeId, int] | None = None  # the process, and its life, that the newest attempt went to
 
     def __repr__(self) -> str:
         return f"{self.map}[{len(self.keys)}] of {self.partition} from {self.first}, open {sorted(self.open_rows)}"
@@ -166,7 +166,8 @@ class Client:
             world.soon(PATIENCE, lambda: self._again(batch))
             return
         batch.attempts += 1
-        batch.life = life = process.life
+        batch.sent_to = process.me, process.life
+        life = process.life
         whole = batch.open_rows == set(range(len(batch.keys)))
         rows = range(len(batch.keys)) if whole else _first_stretch(batch.open_rows)
         lowest = min(
@@ -193,7 +194,7 @@ class Client:
         """Sends again only when the connection has died."""
 
         def look() -> None:
-            if batch.open_rows and batch.life == life:
+            if batch.open_rows and batch.sent_to == (process.me, life):
                 if process.life != life:
                     self._send(batch)
                 else:
@@ -240,7 +241,7 @@ class Client:
             return
 
         def arrives() -> None:
-            if process.life == life and batch.life == life:
+            if process.life == life and batch.sent_to == (process.me, life):
                 self.learn(control, epoch)
                 self._settle(batch, begin, request)
 

@@ -17,6 +17,7 @@ from tidegrid.grid.engine import (
     feed,
     intake,
     node,
+    opening,
     partition,
     reads,
     recent,
@@ -25,15 +26,15 @@ from tidegrid.grid.engine import (
     writes,
 )
 from tidegrid.grid.engine.compute import Computation
-from tidegrid.grid.engine.effects import Answered
+from tidegrid.grid.engine.effects import Answered, Append, Purpose, Slot
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.model.errors import StorageFullError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
-from tidegrid.grid.ring import closing, control, hop, ownership, promise, ring, token, vigil
-from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.model.errors import LogTimeoutError, StorageFullError, WrongTailError
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, Position, partition_log
+from tidegrid.grid.ring import closing, control, hop, membership, promise, ring, token, vigil
 from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.v1.control_pb2 import ControlRecord
 
+from tests.simulation import process
 from tests.simulation.world import World
 
 Patch = pytest.MonkeyPatch
@@ -113,23 +114,48 @@ def limit_span_of_two(patch: Patch) -> None:
 
 
 def open_at_own_epoch(patch: Patch) -> None:
-    patch.setattr(ownership, "open_stamp", lambda own, closed, last: own)
+    """The last stamp of the log is not carried either, which would raise that epoch."""
+
+    def open_(self: node.Node, of: opening.Opening) -> None:
+        if of.at_end(self.ring.epoch, self._instant.time_ms):
+            self._opened(of.partition)
+
+    patch.setattr(node.Node, "_open", open_)
+
+
+def opened_above_the_limit(patch: Patch) -> None:
+    """The last stamp of the log says that the control log goes on, and it is not read."""
+
+    def open_(self: node.Node, of: opening.Opening) -> None:
+        stamp = node.open_stamp(self.ring.epoch, of.closed, of.partition.last_stamp)
+        if of.at_end(stamp, self._instant.time_ms):
+            self._opened(of.partition)
+
+    patch.setattr(node.Node, "_open", open_)
 
 
 def restart_keeps_its_identity(patch: Patch) -> None:
-    """Neither a new incarnation nor a new term: the view stays as it was."""
-    right = ownership.plan_view
+    """No new incarnation, so no new view and no new term."""
+    patch.setattr(process, "Incarnation", lambda number: Incarnation(1))
 
-    def plan(state: control.ControlState, me: Any, configured: Any) -> Any:
-        known = state.view.members.get(me.node)
-        view = right(state, me if known is None else replace(me, incarnation=known.incarnation), configured)
-        for owner in view.owners:
-            before = state.view.owners.get(owner.partition)
-            if before is not None and before.node == me.node:
-                owner.term, owner.incarnation = before.term, before.incarnation
-        return view
 
-    patch.setattr(ownership, "plan_view", plan)
+def log_not_read_after_the_view(patch: Patch) -> None:
+    """What came between the reading and the OPEN is stepped over."""
+    right_failed, right_read = opening.Opening.failed, opening.Opening.read
+
+    def failed(self: Any, now: float, error: Any) -> None:
+        self.behind = isinstance(error, WrongTailError)
+        right_failed(self, now, error)
+
+    def read(self: Any, records: Any) -> None:
+        if getattr(self, "behind", False):
+            self._recovery.position = self.partition.tail = records[-1].position
+            self.read_on()
+        else:
+            right_read(self, records)
+
+    patch.setattr(opening.Opening, "failed", failed)
+    patch.setattr(opening.Opening, "read", read)
 
 
 def log_not_read_to_its_tail(patch: Patch) -> None:
@@ -168,8 +194,6 @@ def checkpoint_of_a_later_memory(patch: Patch) -> None:
         yield first
         yield from [chunk for chunk in list(right(of))[1:] if of.tail >= position]
 
-    from tests.simulation import process
-
     patch.setattr(process, "checkpoint_chunks", chunks)
 
 
@@ -192,6 +216,7 @@ def close_without_expecting(patch: Patch) -> None:
         return right(self, entry)
 
     patch.setattr(World, "append", append)
+    patch.setattr(membership, "JOIN_PAUSE", 0.01)  # who comes back at once remembers least
 
 
 def tails_left_out(patch: Patch) -> None:
@@ -202,14 +227,44 @@ def reference_epoch_left_out(patch: Patch) -> None:
     patch.setattr(node.Node, "reference_epoch", lambda self: Epoch(0))
 
 
+def promise_up_to_the_own_epoch(patch: Patch) -> None:
+    right = promise.floor
+    patch.setattr(
+        ring, "floor", lambda promises, owned, epoch, closed: right(promises, owned, Epoch(epoch + 1), closed)
+    )
+    patch.setattr(ring, "begin", lambda *facts: replace(token.begin(*facts), floor=facts[4]))
+
+
+def closes_below_closed(patch: Patch) -> None:
+    right = closing.close_record
+
+    def lower(*facts: Any) -> ControlRecord:
+        record = right(*facts)
+        record.close.epoch = max(1, record.close.epoch - 2)
+        return record
+
+    patch.setattr(closing, "close_record", lower)
+
+
+def hops_counted_for_visits(patch: Patch) -> None:
+    """Whom the token goes past counts as visited."""
+
+    def go_past(self: Ring, now: float, silent: Any, held: token.Token) -> None:
+        if self.member and silent not in held.visited:
+            self._pass_on(now, replace(held, visited=held.visited | {silent}))
+
+    patch.setattr(Ring, "_go_past", go_past)
+
+
 def nothing_sent_again(patch: Patch) -> None:
     patch.setattr(hop.Hop, "time_passed", lambda self, now: self.forget() if self.due and now >= self.due else None)
-    patch.setattr(vigil.Vigil, "lost_at", lambda self, rank: None)
+    patch.setattr(hop.Hop, "given_up", lambda self, now: None)
+    patch.setattr(vigil.Vigil, "lost_at", lambda self, rank, *, alone: None)
 
 
 def no_wakes(patch: Patch) -> None:
     patch.setattr(Ring, "_wake_origin", lambda self, now, *, again=False: self._vigil.woke(now, again=again))
-    patch.setattr(vigil.Vigil, "lost_at", lambda self, rank: None)
+    patch.setattr(vigil.Vigil, "lost_at", lambda self, rank, *, alone: None)
 
 
 # Requests --------------------------------------------------------------------------------------------------------
@@ -333,9 +388,9 @@ def frame_in_flight_not_seen(patch: Patch) -> None:
 def computed_on_what_failed(patch: Patch) -> None:
     right = partition.Partition.failed
 
-    def failed(self: partition.Partition, error: Any, *, definite: bool) -> list[Any]:
+    def failed(self: partition.Partition, error: Any) -> list[Any]:
         kept, self.next = self.next, None
-        done = right(self, error, definite=definite)
+        done = right(self, error)
         self.next = kept
         return done
 
@@ -345,14 +400,86 @@ def computed_on_what_failed(patch: Patch) -> None:
 def full_storage_taken_for_success(patch: Patch) -> None:
     right = writes.WritePath.failed
 
-    def failed(self: writes.WritePath, number: Any, error: Any) -> None:
-        if isinstance(error, StorageFullError):
-            self._answer(self.partitions[number].landed(None))
-            self._go_on(self.partitions[number])
+    def failed(self: writes.WritePath, now: float, slot: Slot, error: Any) -> None:
+        of = self._undecided(slot)
+        if isinstance(error, StorageFullError) and slot.purpose is Purpose.FRAME and of is not None:
+            self._answer(of.landed(None))
+            self._go_on(of)
         else:
-            right(self, number, error)
+            right(self, now, slot, error)
 
     patch.setattr(writes.WritePath, "failed", failed)
+
+
+def time_out_taken_for_failure(patch: Patch) -> None:
+    right = writes.WritePath.failed
+
+    def failed(self: writes.WritePath, now: float, slot: Slot, error: Any) -> None:
+        of = self._undecided(slot)
+        if isinstance(error, LogTimeoutError) and of is not None:
+            self._answer(of.failed(error))
+            self._go_on(of)
+        else:
+            right(self, now, slot, error)
+
+    patch.setattr(writes.WritePath, "failed", failed)
+
+
+def never_filled(patch: Patch) -> None:
+    patch.setattr(writes.WritePath, "_fill", lambda self, of: None)
+
+
+def expectation_refreshed(patch: Patch) -> None:
+    """A frame whose slot is taken is sent again behind whatever took it."""
+
+    def slot_read(self: writes.WritePath, read: Any, records: Any) -> None:
+        of = self._undecided(Slot(read.partition, read.term, read.after, Purpose.FRAME))
+        if of is None or of.in_flight is None:
+            return
+        of.tail = records[-1].position
+        entry = Entry(partition_log(of.id), of.tail, of.in_flight.stamp, of.in_flight.payload)
+        self._emit(Append(Slot(of.id, of.claim, of.tail, Purpose.FRAME), entry))
+
+    patch.setattr(writes.WritePath, "slot_read", slot_read)
+
+
+def what_has_the_slot_taken_for_a_fill(patch: Patch) -> None:
+    """A higher OPEN is not looked for: its place is taken over, and writing goes on behind it."""
+    patch.setattr(writes, "OPEN", -1)
+
+
+def own_frame_not_known_again(patch: Patch) -> None:
+    """It is in its slot, and computed again all the same."""
+
+    def slot_read(self: writes.WritePath, read: Any, records: Any) -> None:
+        of = self._undecided(Slot(read.partition, read.term, read.after, Purpose.FRAME))
+        if of is not None:
+            self._lost_slot(of, records[0].position, Epoch(0))
+
+    patch.setattr(writes.WritePath, "slot_read", slot_read)
+
+
+def given_up_with_what_is_in_flight(patch: Patch) -> None:
+    right = writes.WritePath.give_up
+
+    def give_up(self: writes.WritePath, number: Any) -> None:
+        right(self, number)
+        self._given_up.clear()
+
+    patch.setattr(writes.WritePath, "give_up", give_up)
+
+
+def moved_is_told_before_the_slot_is_known(patch: Patch) -> None:
+    """A view takes the partition: what is in flight is answered as not stored."""
+    right = writes.WritePath.give_up
+
+    def give_up(self: writes.WritePath, number: Any) -> None:
+        of = self.partitions[number]
+        if of.in_flight is not None:
+            self._answer(of.failed(StorageFullError("it has moved")))
+        right(self, number)
+
+    patch.setattr(writes.WritePath, "give_up", give_up)
 
 
 # Reads, references, history, feeds ---------------------------------------------------------------------------------
@@ -392,9 +519,18 @@ def own_reference_rows_before_recovery(patch: Patch) -> None:
     patch.setattr(
         exchange.ReferenceExchange,
         "_all_open",
-        lambda self: all(one.state is PartitionState.OPEN for one in self._partitions.values()),
+        lambda self: True,
     )
     patch.setattr(exchange.ReferenceExchange, "opened", lambda self, now: [])
+
+
+def references_out_of_another_view(patch: Patch) -> None:
+    right = exchange.ReferenceExchange.received
+
+    def received(self: Any, now: float, sender: Any, view: Position, body: Any) -> Any:
+        return right(self, now, sender, self._control.view.position, body)
+
+    patch.setattr(exchange.ReferenceExchange, "received", received)
 
 
 def parts_of_two_reference_answers(patch: Patch) -> None:
@@ -454,6 +590,8 @@ def scans_show_the_latest(patch: Patch) -> None:
     patch.setattr(reads.ScanRequest, "scan", scan)
 
 
+MOVES: Final = {"move_rate": 8.0, "nodes": 3, "partitions": 4}
+SILENT: Final = {"no_answer": 0.3, "storage_full": 0.0}
 CRASHES: Final = {"crash_rate": 3.0}
 RESTARTS: Final = {"crash_rate": 6.0, "nodes": 3, "partitions": 4, "control_delay": 0.02, "loss": 0.0}
 LAG: Final = {
@@ -472,25 +610,30 @@ FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
     Mutation("P", in_flight_ignored_in_the_floor, 10, quick=True),
+    Mutation("P", promise_up_to_the_own_epoch, 20),
     Mutation("E1", intro_not_capped, 20, quick=True),
     Mutation("E2", carried_pair_taken_unseen, 20, quick=True),
     Mutation("J", control_position_not_carried, 60, {"forge_rate": 0.0, "map_rate": 4.0}),
     Mutation("J", epoch_not_carried, 20, {"forge_rate": 0.0}, quick=True),
     Mutation("E3", deploy_acts_at_once, 60),
-    Mutation("O3", promise_before_open, 60, {"early_messages": True, **CRASHES}),
+    Mutation("O3", promise_before_open, 60, CRASHES),
     Mutation("E (K = 2, liveness)", limit_span_of_two, 10),
     Mutation("O2", open_at_own_epoch, 60, CRASHES),
+    Mutation("E3, at an opening", opened_above_the_limit, 100, {"limit": 4, **MOVES}),
+    Mutation("O1", log_not_read_after_the_view, 60, {"append_delay": 0.02, **MOVES}),
     Mutation("S", restart_keeps_its_identity, 60, CRASHES),
-    Mutation("O1", log_not_read_to_its_tail, 20, CRASHES, quick=True),
+    Mutation("O1, replay", log_not_read_to_its_tail, 20, CRASHES, quick=True),
     Mutation("O3, exactly once", request_memory_not_rebuilt, 10, CRASHES, quick=True),
     Mutation("Q after a restart", reference_changes_forgotten, 100, CRASHES),
     Mutation("checkpoint", checkpoint_of_a_later_memory, 100, {"checkpoint_rate": 8.0, **CRASHES}),
-    Mutation("T", view_forgotten_in_the_token, 100, RESTARTS),
+    Mutation("T", view_forgotten_in_the_token, 100, {**MOVES, "control_delay": 0.02, "loss": 0.0}),
+    Mutation("T, coverage", hops_counted_for_visits, 100, {"cut_rate": 4.0, "pause_rate": 4.0, "nodes": 3}),
+    Mutation("I4", closes_below_closed, 10),
     Mutation("C", close_without_expecting, 200, RESTARTS),
     Mutation("C tails", tails_left_out, 10, quick=True),
     Mutation("Q in CLOSE", reference_epoch_left_out, 20, quick=True),
     Mutation("L (liveness)", nothing_sent_again, 20, {"loss": 0.2, "nodes": 3, "partitions": 4}),
-    Mutation("L (liveness)", no_wakes, 20, {"nodes": 3, "partitions": 4}),
+    Mutation("L (liveness)", no_wakes, 20, {"nodes": 3, "partitions": 4, "heartbeat": 1e6}),
     Mutation("exactly once", retry_not_deduplicated, 10, quick=True),
     Mutation("exactly once, joins", retry_does_not_join, 20),
     Mutation("exactly once, refusals", refusals_not_remembered, 60),
@@ -502,9 +645,19 @@ MUTATIONS: Final = (
     Mutation("W, overlay", frame_in_flight_not_seen, 20, FULL, quick=True),
     Mutation("F, undo", computed_on_what_failed, 20, FULL, quick=True),
     Mutation("F", full_storage_taken_for_success, 10, FULL, quick=True),
+    Mutation("F1", expectation_refreshed, 60, {**SILENT, **MOVES}, quick=True),
+    Mutation("F1, a higher OPEN", what_has_the_slot_taken_for_a_fill, 60, MOVES),
+    Mutation("F1, mine", own_frame_not_known_again, 20, SILENT, quick=True),
+    Mutation("F2", time_out_taken_for_failure, 60, SILENT, quick=True),
+    Mutation("F2 (liveness)", never_filled, 20, SILENT),
+    Mutation("F, moved (liveness)", given_up_with_what_is_in_flight, 60, {"append_delay": 0.02, **MOVES}),
+    Mutation("F, moved", moved_is_told_before_the_slot_is_known, 60, {"append_delay": 0.02, **MOVES}),
     Mutation("R1", as_of_before_it_is_closed, 10, quick=True),
     Mutation("Q, copies", reference_rows_shown_as_they_come, 20, quick=True),
     Mutation("Q, own rows", own_reference_rows_before_recovery, 20, CRASHES, quick=True),
+    Mutation(
+        "Q, views", references_out_of_another_view, 200, {**MOVES, "control_delay": 0.02, "history_seconds": 100.0}
+    ),
     Mutation("Q, parts", parts_of_two_reference_answers, 100, {"recent_bytes": 1500, "history_seconds": 0.3}),
     Mutation("Q, horizon", copies_reclaimed_beyond_what_they_hold, 60, LAG),
     Mutation("R1, horizon", reclaim_beyond_the_horizon, 60, {"history_seconds": 0.3}),

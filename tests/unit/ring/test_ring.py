@@ -47,6 +47,7 @@ def test_e1_the_intro_raises_the_epoch_to_below_the_limit_at_most() -> None:
 
 def test_e1_a_round_introduces_at_most_one_below_the_limit() -> None:
     rig = Rig(A)
+    rig.local.stamp = Epoch(1)
     for now in range(1, 30):
         rig.ring.start_round(float(now))
     assert rig.ring.epoch == K - 1

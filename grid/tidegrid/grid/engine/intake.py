@@ -35,7 +35,7 @@ from tidegrid.grid.model.errors import (
     WrongKindError,
     WrongOwnerError,
 )
-from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.ownership import PartitionState
@@ -62,6 +62,7 @@ class Pending(NamedTuple):
     deadline: float
     read: bool = False  # the control log was read to its end since it came
     tails: Mapping[PartitionId, Position] | None = None  # as the log told them since it came
+    term: Term | None = None  # under which this node owned the partition of a write when it came
 
 
 class Intake:
@@ -100,7 +101,8 @@ class Intake:
         if self.stopping:
             self._refuse(request, StoppingError.of())
             return
-        self._go_on(Pending(request, carry, deadline))
+        partition = self._writes.partitions.get(request.partition) if isinstance(request, WriteRequest) else None
+        self._go_on(Pending(request, carry, deadline, term=partition.claim if partition is not None else None))
 
     def _go_on(self, pending: Pending, *, at_tail: bool = False) -> None:
         try:
@@ -124,7 +126,7 @@ class Intake:
         if verdict is not Carried.TAKEN:
             raise EpochTooNewError.of(carry.epoch, self._control.limit)
         if isinstance(request, WriteRequest):
-            return self._write(request)
+            return self._write(request, pending.term)
         if isinstance(request, CloseRequest):
             return self._await_close(request)
         if isinstance(request, GroupRequest):
@@ -137,8 +139,11 @@ class Intake:
             return self._history(request)
         return self._read(request, carry.epoch, pending.tails)
 
-    def _write(self, request: WriteRequest) -> tuple[Milestone, int] | None:
+    def _write(self, request: WriteRequest, term: Term | None) -> tuple[Milestone, int] | None:
+        """`term`: what waited here while another owned the partition may have been refused there for good."""
         partition = self._open_partition(request.partition, write=True)
+        if term is not None and term != partition.claim:
+            raise partition.moved()
         epoch = self._ring.epoch
         if (wait := self._activation(request.map)) is not None:
             return wait

@@ -186,6 +186,7 @@ class Node:
             self._tell(self.groups.slot_read(instant.now, read, records))
         elif opening is None:
             self.writes.slot_read(read, records)
+            self._refresh_ready()
             self._decided()
         elif read.after != opening.position:
             return

@@ -224,7 +224,9 @@ class WritePath:
 
     def _step_down(self, partition: Partition) -> None:
         """A higher OPEN is in the log: the view that goes with it is not applied here yet."""
+        before = partition.queued_bytes
         self._answer(partition.failed(partition.moved()))
+        self._queued_bytes += partition.queued_bytes - before
         if partition.serving:
             self._close(partition, None)
             self._emit(ReadControl())

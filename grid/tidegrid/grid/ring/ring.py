@@ -36,6 +36,7 @@ from tidegrid.grid.ring.messages import TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.promise import floor, in_flight_below
 from tidegrid.grid.ring.rounds import Rounds
 from tidegrid.grid.ring.token import NO_EPOCH, Freshness, Token, begin, renew, visit
+from tidegrid.grid.ring.view import ViewState
 from tidegrid.grid.ring.vigil import Vigil
 
 ROUND_MAX: Final = 1 << 62  # a forged one: there have to be rounds after it
@@ -66,7 +67,7 @@ class Ring:
         self.me, self.incarnation = me, incarnation
         self._control, self._local, self._options = control, local, options
         self._epoch = Epoch(control.closed + 1)  # rule S
-        self._view = control.view
+        self._view = ViewState()  # none yet: the first `control_applied` begins what a view begins
         self._known = Freshness(Position(0), 0, 0, NodeId(0))
         self._intro = NO_EPOCH  # of the newest round seen
         self._held: Token | None = None
@@ -197,10 +198,10 @@ class Ring:
 
     def _visit(self, now: float, token: Token) -> None:
         """From here on this token is the newest; what an older one was doing here is over."""
+        self._vigil.seen(now, regenerated=token.generation > self._known.generation)
         self._known = max(self._known, token.freshness)
         self._intro = token.intro
         self._hop.forget()
-        self._vigil.seen(now)
         if self.is_origin:
             self._rounds.out, self._rounds.due = True, None
         self._raise(self._capped(token.intro))
