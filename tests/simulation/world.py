@@ -239,7 +239,7 @@ class World:
             assert process.node is not None
             if not process.node.drained:
                 return f"node {process.me} has something under way"
-            if process.node.membership.misplaced(self.truth):
+            if process.node.tenure.membership.misplaced(self.truth):
                 return f"node {process.me} has partitions that belong elsewhere"
         for client in self.clients:
             if client.outstanding:

@@ -14,7 +14,7 @@ from tidegrid.grid.model.errors import (
     WrongOwnerError,
 )
 from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Term, partition_log
-from tidegrid.grid.ring.ownership import plan_view
+from tidegrid.grid.ring.ownership import next_view
 from tidegrid.grid.ring.view import Member
 from tidegrid.v1.control_pb2 import ControlRecord
 
@@ -108,7 +108,7 @@ def test_a_newer_view_is_read_before_the_answer() -> None:
     stand.put_now({"a": 1})
     control = type(stand.control)()
     stand.fold(control)
-    view = plan_view(control, Member(NodeId(1), Incarnation(1)), [NodeId(1)])
+    view = next_view(control, [Member(NodeId(1), Incarnation(1))])
     for owner in view.owners:
         owner.node, owner.incarnation, owner.term = 1, 1, owner.term + 1
     stand.declare(ControlRecord(view=view))
