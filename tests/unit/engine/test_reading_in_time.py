@@ -58,7 +58,7 @@ def test_a_frame_of_its_own_that_is_in_the_log_and_not_heard_of_is_waited_for() 
     stand.check_tails()
     assert read not in stand.answered
     stand.frames.clear()
-    stand.node.landed(stand.instant, frame.partition, position)
+    stand.node.landed(stand.instant, frame.slot, position)
     stand.turn()
     assert read in stand.answered and read.values == [pack(2)]
 
@@ -104,13 +104,11 @@ def test_a_frame_that_meets_a_zombies_end_ends_the_wait() -> None:
 
 
 def test_a_newer_view_is_read_before_the_answer() -> None:
-    stand = Stand(nodes=(0, 1))
+    stand = Stand()
     stand.put_now({"a": 1})
     control = type(stand.control)()
     stand.fold(control)
     view = next_view(control, [Member(NodeId(1), Incarnation(1))])
-    for owner in view.owners:
-        owner.node, owner.incarnation, owner.term = 1, 1, owner.term + 1
     stand.declare(ControlRecord(view=view))
     read = stand.get("a", linearizable=True)
     stand.check_tails()
