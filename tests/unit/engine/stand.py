@@ -33,7 +33,16 @@ from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.log.record import DELETE, PUT
 from tidegrid.grid.model.errors import GridError, WrongTailError
-from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Position, partition_log
+from tidegrid.grid.model.ids import (
+    BEFORE_FIRST,
+    CONTROL_LOG,
+    Epoch,
+    Incarnation,
+    NodeId,
+    PartitionId,
+    Position,
+    partition_log,
+)
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import KeyField, MapKind, MapSpec

@@ -101,7 +101,9 @@ def test_what_waited_while_another_owned_the_partition_is_not_taken_up_again() -
     waits = stand.submit(stand.batch({"a": 1}), ahead)
     give(stand, 1, 0)
     stand.open_all()
-    stand.node.intake.unread = [pending._replace(carry=Carry(GRID_ID, Position(0), Epoch(0))) for pending in stand.node.intake.unread]
+    stand.node.intake.unread = [
+        pending._replace(carry=Carry(GRID_ID, Position(0), Epoch(0))) for pending in stand.node.intake.unread
+    ]
     stand.node.control_at_tail(stand.instant)
     stand.turn()
     assert isinstance(waits.errors[0], WrongOwnerError) and not stand.frames

@@ -177,7 +177,9 @@ def test_an_owner_that_lost_its_list_is_silent_to_the_middle_of_it(monkeypatch: 
     grid = Grid()
     grid.write(0, 3, [("a", 1), ("b", 2), ("c", 3)])
     grid.close(4, 3)
-    ((view, question),) = [(view, body) for sender, view, (to, body) in grid.mail if (sender, to) == (NODES[1], NODES[0])]
+    ((view, question),) = [
+        (view, body) for sender, view, (to, body) in grid.mail if (sender, to) == (NODES[1], NODES[0])
+    ]
     assert isinstance(question, ReferenceRequest)
     exchange = grid.exchanges[NODES[0]]
     (first,) = exchange.received(0.0, NODES[1], view, question)
