@@ -305,10 +305,10 @@ class Client:
         linearizable = 0.6 <= dice < 0.75
         tellers = world.clients if linearizable else [self]  # who was told what this read has to show
         known = {key: max(client.acknowledged.get((name, key), 0) for client in tellers) for key in keys}
-        life = process.life
+        life, asked_at = process.life, self.epoch
 
         def answered(request: ReadRequest) -> None:
-            self._check_read(request, known, process)
+            self._check_read(request, known, process, asked_at)
             if not world.happens(world.faults.client_loss) and process.life == life:
                 assert process.node is not None
                 control, epoch = process.node.control.position, process.node.epoch
@@ -318,13 +318,13 @@ class Client:
         carry = self._carry()
         world.soon(world.options.client_delay, lambda: _arrive(process, life, request, carry))
 
-    def _check_read(self, request: ReadRequest, known: dict[bytes, int], process: Process) -> None:
+    def _check_read(self, request: ReadRequest, known: dict[bytes, int], process: Process, asked_at: Epoch) -> None:
         judge, node = self.world.judge, process.node
         assert node is not None
         error = request.error
         if error is not None:
             too_old = isinstance(error, EpochTooOldError) and request.as_of < judge.horizon
-            too_new = isinstance(error, EpochTooNewError) and max(request.as_of, request.at_least) > self.epoch
+            too_new = isinstance(error, EpochTooNewError) and max(request.as_of, request.at_least) > asked_at
             if not too_old and not too_new:
                 self._check_refusal(error)
             return
