@@ -168,10 +168,10 @@ class Lending:
             self._decided.popitem(last=False)
 
     def _lend_next(self, now: float, partition: Partition, epoch: Epoch, time_ms: int) -> Letters:
-        """To the first in line, unless something is in flight; a try that is declined makes room for the next."""
+        """To the first in line, when it is a loan's turn; a try that is declined makes room for the next."""
         letters: Letters = []
         waiting = self._waiting[partition.id]
-        while waiting and partition.in_flight is None and partition.next is None:
+        while waiting and partition.may_lend():
             borrower = waiting[0]
             reply = self._answer(now, borrower, partition, epoch, time_ms)
             if reply is None:

@@ -228,7 +228,9 @@ class WritePath:
 
     def _step_down(self, partition: Partition) -> None:
         """A higher OPEN is in the log: the view that goes with it is not applied here yet."""
+        before = partition.queued_bytes
         self._answer(partition.failed(partition.moved()))
+        self._queued_bytes += partition.queued_bytes - before
         if partition.serving:
             self._close(partition, None)
             self._emit(ReadControl())
@@ -238,8 +240,7 @@ class WritePath:
 
     def lend(self, partition: Partition, frame: Frame) -> None:
         """The next slot is a coordinator's, for this frame; until it is decided nothing else is computed."""
-        assert partition.in_flight is None and partition.next is None and frame.loan is not None
-        partition.in_flight = frame
+        partition.lend(frame)
         self.highest_stamp = max(self.highest_stamp, frame.stamp)
 
     def lent(self) -> list[Partition]:
