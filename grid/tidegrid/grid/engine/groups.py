@@ -19,11 +19,12 @@ from typing import Final, TypeVar
 
 from tidegrid.grid.engine.effects import Answered, AppendGroup, Effect, ReadLog, Try
 from tidegrid.grid.engine.group import GroupRequest
-from tidegrid.grid.engine.lending import Letters
+from tidegrid.grid.engine.lending import WHOLE_PART, Letters
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.record import decode_record, stamped
 from tidegrid.grid.model.error_message import error_of
 from tidegrid.grid.model.errors import (
+    BusyError,
     DeadlineError,
     GridError,
     InvalidValueError,
@@ -41,6 +42,8 @@ from tidegrid.v1 import ring_pb2
 
 REPEAT_SECONDS: Final = 0.1  # what is not answered is said again
 PAUSE_SECONDS: Final = 0.01  # before another try
+TRIALS_MAX: Final = 4096  # groups under way by this node: each holds its request
+ID_BYTES_MAX: Final = 64
 TELLINGS_MAX: Final = 50  # of an outcome; an owner that never hears finds it in its log
 
 
@@ -111,20 +114,31 @@ class Groups:
 
     def submit(self, now: float, request: GroupRequest, deadline: float) -> Letters:
         """Raises a GridError when the group is refused as a whole."""
-        count = sum(len(batch.keys) for batch in request.writes)
-        if not request.id or not count:
-            raise InvalidValueError("a commit group has a name and at least one write")
-        if count > self._limits.group_writes_max:
-            raise TooLargeError.of("commit group", count, self._limits.group_writes_max, "writes")
-        if any(batch.partition >= self._control.partitions for batch in request.writes):
-            raise InvalidValueError(f"the grid has partitions 0 to {self._control.partitions - 1}")
+        self._check(request)
         if request.id in self._trials:
             self._joined.setdefault(request.id, []).append(request)
             return []
+        if len(self._trials) >= TRIALS_MAX:
+            raise BusyError.of("the node's queue of commit groups", TRIALS_MAX)
         parts = tuple(sorted({PartitionId(batch.partition) for batch in request.writes}))
         self._attempts += 1
         trial = self._trials[request.id] = Trial(request, parts, deadline, self._attempts, now)
         return self._borrow(now, trial)
+
+    def _check(self, request: GroupRequest) -> None:
+        count = sum(len(batch.keys) for batch in request.writes)
+        if not count or not 0 < len(request.id) <= ID_BYTES_MAX:
+            raise InvalidValueError(f"a commit group has a name of at most {ID_BYTES_MAX} bytes and at least one write")
+        if count > self._limits.group_writes_max:
+            raise TooLargeError.of("commit group", count, self._limits.group_writes_max, "writes")
+        sizes: dict[int, int] = {}
+        for batch in request.writes:
+            if batch.partition >= self._control.partitions:
+                raise InvalidValueError(f"the grid has partitions 0 to {self._control.partitions - 1}")
+            size = sum(map(len, batch.keys)) + sum(map(len, batch.values))
+            sizes[batch.partition] = sizes.get(batch.partition, 0) + size
+        if (largest := max(sizes.values())) > self._limits.record_bytes_max:  # before anybody lends a slot for it
+            raise TooLargeError.of(WHOLE_PART, largest, self._limits.record_bytes_max)
 
     def lent(self, now: float, sender: NodeId, message: ring_pb2.Lent, epoch: Epoch) -> Letters:
         """`epoch` is this node's, raised to that of the owner."""

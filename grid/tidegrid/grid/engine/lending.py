@@ -36,6 +36,7 @@ from tidegrid.v1 import grid_pb2, ring_pb2
 
 PATIENCE_SECONDS: Final = 1.0  # without a word of the coordinator
 DECIDED_KEPT: Final = 4096  # tries remembered, so that a late Borrow of one does not lend again
+WHOLE_PART: Final = "part of a group that belongs to one partition"
 WAITING_MAX: Final = 1024  # borrowers of one partition
 
 Reply = TypeVar("Reply", ring_pb2.Lent, ring_pb2.Declined)
@@ -167,10 +168,10 @@ class Lending:
             self._decided.popitem(last=False)
 
     def _lend_next(self, now: float, partition: Partition, epoch: Epoch, time_ms: int) -> Letters:
-        """To the first in line, unless something is in flight; a try that is declined makes room for the next."""
+        """To the first in line, when it is a loan's turn; a try that is declined makes room for the next."""
         letters: Letters = []
         waiting = self._waiting[partition.id]
-        while waiting and partition.in_flight is None and partition.next is None:
+        while waiting and partition.may_lend():
             borrower = waiting[0]
             reply = self._answer(now, borrower, partition, epoch, time_ms)
             if reply is None:
@@ -204,10 +205,11 @@ class Lending:
             for request in requests:
                 check(request, catalog, self._limits)
             known = _known(partition, requests, epoch)
+            if all(row.state == "accepted" for row in known):
+                return _of(borrow, ring_pb2.Declined(epoch=known[0].epoch, versions=[row.version for row in known]))
+            self._writes.check_room(epoch)
         except GridError as error:
             return _declined(borrow, error)
-        if all(row.state == "accepted" for row in known):
-            return _of(borrow, ring_pb2.Declined(epoch=known[0].epoch, versions=[row.version for row in known]))
         errors = {row: found.error for row, found in enumerate(known) if found.error is not None}
         errors |= _counted({at: request.errors for at, request in enumerate(requests)}, requests)
         frame = Frame(partition.id, partition.claim, epoch, time_ms, self._copies.through)
@@ -228,8 +230,7 @@ class Lending:
         refused: dict[int, Mapping[int, GridError]] = {}
         for at, request in enumerate(requests):
             if not computation.add(request):
-                what = "part of a group that belongs to one partition"
-                refused[at] = {0: TooLargeError.of(what, frame.size, self._limits.record_bytes_max)}
+                refused[at] = {0: TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)}
                 break
             refused[at] = frame.portions[-1].errors
         return _counted(refused, requests)

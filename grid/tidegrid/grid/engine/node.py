@@ -178,6 +178,7 @@ class Node:
         worked = 0
         while worked < writes_max and not self.writes.idle:
             worked += self.writes.compute_one(catalog, epoch, instant.time_ms, copies)
+        self._lend_on()  # a frame of refusals alone leaves its slot free
         self.ring.stirred(instant.now)
         return True
 

@@ -56,6 +56,7 @@ class Partition:
         self.next: Frame | None = None
         self.admitted_under: Catalog | None = None  # what the queue was checked against
         self.reserved = False  # somebody waits to borrow the next slot: nothing new is computed
+        self._owed = False  # a slot has been lent since the last frame: what is queued comes first, then the next loan
         self.unclosed_bytes: deque[tuple[Epoch, int]] = deque()
 
     # Requests ----------------------------------------------------------------------------------------------------
@@ -76,13 +77,14 @@ class Partition:
         return self._complete(request)
 
     def wants_computing(self) -> bool:
-        if not self.queue or not self.serving or self.next is not None or self.reserved:
+        if not self.queue or not self.serving or self.next is not None or (self.reserved and not self._owed):
             return False
         return self.in_flight is None or (self.in_flight.loan is None and self.queued_bytes >= _EAGER_BYTES)
 
     def compute(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
         """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
         assert self.next is None and self.serving and epoch >= self.last_stamp
+        self._owed = False
         frame = Frame(self.id, self.term, epoch, time_ms, references.through)
         computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
         while self.queue:
@@ -96,6 +98,16 @@ class Partition:
         return frame
 
     # Frames ------------------------------------------------------------------------------------------------------
+
+    def may_lend(self) -> bool:
+        """Nothing is in flight, and groups and other writes take turns."""
+        return self.in_flight is None and self.next is None and not (self._owed and self.queue)
+
+    def lend(self, frame: Frame) -> None:
+        """The next slot is lent for this frame, which is in flight from here on."""
+        assert self.may_lend() and frame.loan is not None
+        self.in_flight = frame
+        self._owed = True
 
     def launch(self) -> Frame | None:
         """The frame to append now, if none is in flight. One without payload is for the caller to `land` at once."""

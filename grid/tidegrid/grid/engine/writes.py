@@ -58,14 +58,7 @@ class WritePath:
     def submit(self, request: WriteRequest, catalog: Catalog, epoch: Epoch) -> None:
         """Queues a request whose partition is open here. Raises a GridError when it is refused as a whole."""
         partition = self.partitions[request.partition]
-        if self.failure is not None:
-            raise self.failure
-        if self._queued_bytes > self._limits.queue_bytes_max:
-            raise BusyError.of("the node's queue of writes (bytes)", self._limits.queue_bytes_max)
-        if self._unclosed_bytes > self._limits.unclosed_bytes_max:
-            raise ClosingLagError(
-                "epochs close more slowly than writes arrive; wait for answers before sending more", epoch=epoch
-            )
+        self.check_room(epoch)
         check(request, catalog, self._limits)
         if not partition.queue:
             partition.admitted_under = catalog
@@ -75,6 +68,17 @@ class WritePath:
         self._queued_bytes += partition.queued_bytes - before
         if partition.wants_computing():
             self._waiting[partition.id] = None
+
+    def check_room(self, epoch: Epoch) -> None:
+        """Raises what keeps this node from taking anything new."""
+        if self.failure is not None:
+            raise self.failure
+        if self._queued_bytes > self._limits.queue_bytes_max:
+            raise BusyError.of("the node's queue of writes (bytes)", self._limits.queue_bytes_max)
+        if self._unclosed_bytes > self._limits.unclosed_bytes_max:
+            raise ClosingLagError(
+                "epochs close more slowly than writes arrive; wait for answers before sending more", epoch=epoch
+            )
 
     @property
     def idle(self) -> bool:
@@ -236,8 +240,7 @@ class WritePath:
 
     def lend(self, partition: Partition, frame: Frame) -> None:
         """The next slot is a coordinator's, for this frame; until it is decided nothing else is computed."""
-        assert partition.in_flight is None and partition.next is None and frame.loan is not None
-        partition.in_flight = frame
+        partition.lend(frame)
         self.highest_stamp = max(self.highest_stamp, frame.stamp)
 
     def lent(self) -> list[Partition]:
