@@ -6,7 +6,7 @@ import pytest
 from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.log.record import encode_open
 from tidegrid.grid.model.errors import LogTimeoutError, UnavailableError, WrongOwnerError
-from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term
+from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position
 from tidegrid.grid.ring.assignment import assignment
 from tidegrid.grid.ring.ownership import PartitionState, joined_view, moved_view, next_view
 from tidegrid.grid.ring.view import Member
