@@ -32,7 +32,10 @@ class Mutation:
 
 
 MOVES: Final = {"move_rate": 8.0, "nodes": 3, "partitions": 4}
-AWAY: Final = {"pause_rate": 15.0, "pause": 0.1, "append_delay": 0.002, "write_delay": 0.004}
+AWAY: Final = {
+    "nodes": 2, "partitions": 2, "pause_rate": 25.0, "pause": 0.15, "move_rate": 12.0, "append_delay": 0.002, "write_delay": 0.003,
+    "crash_rate": 0.0, "suspicion_rate": 0.0, "cut_rate": 0.0, "limit": 16, "no_answer": 0.0, "storage_full": 0.0,
+}  # fmt: skip
 SILENT: Final = {"no_answer": 0.3, "storage_full": 0.0}
 CRASHES: Final = {"crash_rate": 3.0}
 RESTARTS: Final = {"crash_rate": 6.0, "nodes": 3, "partitions": 4, "control_delay": 0.02, "loss": 0.0}

@@ -18,7 +18,6 @@ from typing import NamedTuple
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.effects import (
-    Answered,
     AppendControl,
     ClosedTo,
     Effect,
@@ -41,7 +40,6 @@ from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.retention import Retention, RetentionOptions
 from tidegrid.grid.engine.tenure import Tenure
 from tidegrid.grid.engine.waiting import Milestone
-from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.engine.writes import WritePath
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
@@ -402,10 +400,6 @@ class Node:
                     self.tenure.evict(effect.nodes)
                 elif isinstance(effect, EpochRaised):
                     self.intake.resume(Milestone.EPOCH, effect.epoch)
-
-    def _answer(self, requests: Sequence[WriteRequest]) -> None:
-        if requests:
-            self._effects.append(Answered(requests))
 
     # Stopping ----------------------------------------------------------------------------------------------------
 
