@@ -270,7 +270,9 @@ class Judge:
         def reference(name: str, of: tuple[Any, ...]) -> Any:
             return content(self.as_of(name, self.keys.encode(of), record.ref_epoch))
 
-        made = expected(code, self.keys.name(key), None if op == DELETE else unpack(value), latest, reference)
+        made = expected(
+            code, record.effective, self.keys.name(key), None if op == DELETE else unpack(value), latest, reference
+        )
         if isinstance(made, str):
             raise Violation(f"a write to raw that its trigger rejects ({made}) is in the log")
         for kind, name, of, wanted in made:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.simulation import switched_off_engine as off
+from tests.simulation import switched_off_groups as group_off
 from tests.simulation import switched_off_ring as ring_off
 
 Patch = pytest.MonkeyPatch
@@ -51,6 +52,7 @@ LAG: Final = {
     "limit": 16,
     "seconds": 3.0,
 }
+GROUPS: Final = {"group_clients": 6, "clients": 3, "nodes": 3, "partitions": 4, "write_delay": 0.01}
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
@@ -118,4 +120,15 @@ MUTATIONS: Final = (
     Mutation("feeds, memory", off.feed_takes_memory_for_complete, 100, CRASHES),
     Mutation("feeds, log", off.feed_marks_an_epoch_half_read, 60, {"recent_bytes": 0}),
     Mutation("R1, scans", off.scans_show_the_latest, 10, quick=True),
+    Mutation("G3, hi", group_off.slots_lent_without_an_end, 100, {**GROUPS, "deploy_rate": 6.0, "map_rate": 0.0}),
+    Mutation("G3, triggers", group_off.what_triggers_saw_is_stamped_anew, 60, GROUPS),
+    Mutation("G2, in flight", group_off.lent_slots_not_registered, 60, GROUPS),
+    Mutation("G3, the highest", group_off.stamped_below_a_lender, 60, GROUPS),
+    Mutation("G5", group_off.released_without_a_fill, 60, {**GROUPS, "append_delay": 0.05, **SILENT}),
+    Mutation("G5 (liveness)", group_off.lent_for_ever, 60, {**GROUPS, "crash_rate": 3.0}),
+    Mutation("G4", group_off.given_up_after_sending, 60, {**GROUPS, **SILENT}),
+    Mutation("G6", group_off.latest_read_while_a_slot_is_lent, 200, {**GROUPS, "loss": 0.3}),
+    Mutation("G2, exactly once", group_off.repeated_group_not_recognised, 60, GROUPS),
+    Mutation("G, landing", group_off.landed_at_the_lenders_own_epoch, 60, GROUPS),
+    Mutation("G2, nothing else", group_off.lent_beside_a_frame_in_flight, 60, GROUPS),
 )

@@ -42,7 +42,7 @@ from tidegrid.grid.model.partitioner import Partitioner
 from tidegrid.v1 import control_pb2, grid_pb2
 
 ATTEMPT_SECONDS: Final = 2.0
-GRACE_SECONDS: Final = 0.25  # for the node to say itself that it is late
+GRACE_SECONDS: Final = 0.25  # for the node to say itself that it is late, and for the way there
 GROUP_ID_BYTES: Final = 16
 
 
@@ -189,9 +189,13 @@ class _Attempts:
                 raise self._late()
             if self._dispatcher.closing:
                 raise self._late() if self.lost else closed_error()
-            member = self._coordinator(started)
-            seconds = min(self._until - started, ATTEMPT_SECONDS)
-            reply = await self._ask(member, message, seconds)
+            if self._held is not None and started >= self._held_until:
+                await self._let_go(self._held)
+                continue
+            member = self._held or self._coordinator()
+            # Asked again, a node has no more time than it was given at first.
+            over = min(self._until, self._held_until if self._held is not None else started + ATTEMPT_SECONDS)
+            reply = await self._ask(member, message, over)
             if reply is not None:
                 self._dispatcher.causality.observe(reply.carry)
                 if not reply.HasField("error"):
@@ -205,12 +209,12 @@ class _Attempts:
                     await self._dispatcher.refresh()
 
     async def _ask(
-        self, member: control_pb2.Member, message: grid_pb2.CommitRequest, seconds: float
+        self, member: control_pb2.Member, message: grid_pb2.CommitRequest, over: float
     ) -> grid_pb2.CommitReply | None:
         """None: no answer came."""
         self._dispatcher.causality.stamp(message.carry)
+        seconds = over - self._loop.time()
         message.deadline_ms = max(1, int(seconds * 1_000))
-        over = self._loop.time() + seconds + GRACE_SECONDS
         try:
             reply = await self._dispatcher.transport.call(member, "Commit", message, seconds + GRACE_SECONDS)
             assert isinstance(reply, grid_pb2.CommitReply)
@@ -221,8 +225,14 @@ class _Attempts:
                 self._avoided.add(member.node)
             else:
                 self.lost = True
-                self._held, self._held_until = member, max(self._held_until, over)
+                self._held, self._held_until = member, over
             return None
+
+    async def _let_go(self, member: control_pb2.Member) -> None:
+        """Its time is over: it does not begin to append any more."""
+        await asyncio.sleep(max(0.0, min(self._held_until + GRACE_SECONDS, self._until) - self._loop.time()))
+        self._avoided.add(member.node)
+        self._held = None
 
     def _answered(self, member: control_pb2.Member, error: GridError) -> None:
         """The attempt is over. Raises the error unless it may pass."""
@@ -233,13 +243,8 @@ class _Attempts:
         if not isinstance(error, NOT_STORED):
             self._avoided.add(member.node)
 
-    def _coordinator(self, now: float) -> control_pb2.Member:
-        """Who owns most of the group's partitions, unless it could not do it; and nobody else while one may be at it."""
-        if self._held is not None:
-            if now < self._held_until:
-                return self._held
-            self._avoided.add(self._held.node)
-            self._held = None
+    def _coordinator(self) -> control_pb2.Member:
+        """Who owns most of the group's partitions, unless it could not do it."""
         dispatcher = self._dispatcher
         owners = [dispatcher.lane(partition).member for partition in self._partitions]
         most = Counter(owner.node for owner in owners)

@@ -8,6 +8,7 @@ cut after some messages. Time stands still until `tick` closes the current epoch
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +71,7 @@ class FakeGrid:
         # Faults, and what was seen
         self.down: set[int] = set()
         self.lose_answers = 0
+        self.after_loss: GridError | None = None  # what a commit is told after one whose answer was lost
         self.swallow_answers = 0
         self.refuse: deque[GridError] = deque()
         self.refuse_writes: Callable[[grid_pb2.WriteBatch, int], GridError | None] | None = None
@@ -77,6 +79,7 @@ class FakeGrid:
         self.gate = asyncio.Event()
         self.gate.set()
         self.requests: list[grid_pb2.ExchangeRequest] = []
+        self.commits: list[tuple[int, grid_pb2.CommitRequest]] = []  # with the node that was asked
         self.hellos = 0
         self.exchanges: list[FakeExchange] = []
         self.feeds: list[FakeFeed] = []
@@ -227,6 +230,22 @@ class FakeGrid:
                 answer.epoch_counts.append(1)
         return answer
 
+    def commit(self, request: grid_pb2.CommitRequest) -> grid_pb2.CommitReply:
+        """Each batch at its owner; all undone when a write is refused."""
+        before = copy.deepcopy((self.chains, self.log, self.memory, self.applied))
+        reply = grid_pb2.CommitReply(epoch=self.epoch)
+        for at, batch in enumerate(request.writes):
+            answer = self.write(batch, self.owners[batch.partition])
+            reply.versions.add(versions=answer.versions)
+            reply.epoch = max([reply.epoch, *answer.epochs]) if not answer.repeated_at else answer.epochs[0]
+            for error in answer.errors:
+                reply.errors.add(batch=at, row=error.index, error=error.error)
+        if reply.errors:
+            self.chains, self.log, self.memory, self.applied = before
+            del reply.versions[:]
+            reply.epoch = 0
+        return reply
+
     def _condition(self, batch: grid_pb2.WriteBatch, index: int, conditions: dict[int, int]) -> GridError | None:
         if index not in conditions:
             return None
@@ -294,7 +313,9 @@ class FakeTransport:
 
     def _check(self, node: int) -> None:
         if node in self.grid.down:
-            raise UnavailableError(f"nothing answers at node{node}:1; start a node", address=f"node{node}:1")
+            raise UnavailableError(
+                f"nothing answers at node{node}:1; start a node", address=f"node{node}:1", reached=False
+            )
 
     async def hello(self, address: str, request: grid_pb2.HelloRequest, timeout: float) -> grid_pb2.HelloReply:
         grid = self.grid
@@ -310,6 +331,7 @@ class FakeTransport:
             batch_writes_max=grid.limits.batch_writes_max, message_bytes_max=grid.limits.message_bytes_max,
             key_bytes_max=grid.limits.key_bytes_max, value_bytes_max=grid.limits.value_bytes_max,
             value_depth_max=grid.limits.value_depth_max, version="test", ready=grid.ready,
+            group_writes_max=grid.limits.group_writes_max,
         )  # fmt: skip
 
     def exchange(self, member: control_pb2.Member) -> FakeExchange:
@@ -335,6 +357,8 @@ class FakeTransport:
             grid.asked_times.append(request.time_ms)
             found = max((epoch for epoch, time_ms in grid.close_times if time_ms <= request.time_ms), default=0)
             return grid_pb2.EpochAtReply(carry=grid.carry(), epoch=found)
+        if method == "Commit":
+            return await self._commit(member.node, request, timeout)
         if method == "WaitEpoch":
             reply = grid_pb2.WaitEpochReply()
             grid.waits += request.closed > grid.closed
@@ -356,6 +380,26 @@ class FakeTransport:
         return grid_pb2.StatusReply(
             carry=grid.carry(), status=grid_pb2.NodeStatus(node=member.node, closed=grid.closed)
         )
+
+    async def _commit(self, node: int, request: grid_pb2.CommitRequest, timeout: float) -> grid_pb2.CommitReply:
+        grid = self.grid
+        request = grid_pb2.CommitRequest.FromString(request.SerializeToString())
+        grid.commits.append((node, request))
+        async with asyncio.timeout(timeout):
+            await grid.gate.wait()
+        if grid.refuse:
+            return grid_pb2.CommitReply(carry=grid.carry(), error=error_message(grid.refuse.popleft()))
+        reply = grid.commit(request)
+        reply.carry.CopyFrom(grid.carry())
+        if grid.swallow_answers:
+            grid.swallow_answers -= 1
+            raise DeadlineError("no answer")
+        if grid.lose_answers:
+            grid.lose_answers -= 1
+            if grid.after_loss is not None:
+                grid.refuse.append(grid.after_loss)
+            raise UnavailableError("the connection broke", address=f"node{node}:1")
+        return reply
 
     async def close(self) -> None:
         self.closed = True
@@ -384,8 +428,8 @@ class FakeExchange:
         await asyncio.sleep(0)
         if self.ended:
             raise self._gone()
-        copy = grid_pb2.ExchangeRequest.FromString(request.SerializeToString())
-        task = asyncio.get_running_loop().create_task(self._answer(copy))
+        arrived = grid_pb2.ExchangeRequest.FromString(request.SerializeToString())
+        task = asyncio.get_running_loop().create_task(self._answer(arrived))
         self.grid.tasks.add(task)
         task.add_done_callback(self.grid.tasks.discard)
 
