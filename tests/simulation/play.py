@@ -20,6 +20,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from tidegrid.grid.engine import checkpoint, partition, reference, requests
+from tidegrid.grid.ring import membership
 
 from tests.simulation.options import FAULTS, Options
 from tests.simulation.world import World
@@ -30,12 +31,13 @@ SLICES: Final = [
     (checkpoint, "ROWS_PER_SLICE", 4),
     (partition, "_EAGER_BYTES", 300),
     (requests, "DETAILED_RUNS_MAX", 4),
+    (membership, "JOIN_PAUSE", 0.02),
 ]
 
 
 @contextmanager
 def small() -> Iterator[None]:
-    """Everything that is done in slices is done in small ones, so that small runs meet their seams."""
+    """Everything that is done in slices is done in small ones, and nobody waits long, so that small runs meet their seams."""
     before = [(module, name, getattr(module, name)) for module, name, _ in SLICES]
     for module, name, value in SLICES:
         setattr(module, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from tidegrid.grid.engine import (
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import WrongTailError
 from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, Position
-from tidegrid.grid.ring import closing, control, hop, membership, promise, ring, token, vigil
+from tidegrid.grid.ring import closing, control, hop, promise, ring, token, vigil
 from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.v1.control_pb2 import ControlRecord
 
@@ -166,24 +167,26 @@ def view_forgotten_in_the_token(patch: Patch) -> None:
 
 
 def close_without_expecting(patch: Patch) -> None:
-    right = World.append
+    """Appended wherever the control log ends, as long as it closes more than before."""
+    right = World.append_all
 
-    def append(self: World, entry: Entry) -> Position:
-        if entry.log == CONTROL_LOG and ControlRecord.FromString(entry.payload).WhichOneof("record") == "close":
-            epoch = ControlRecord.FromString(entry.payload).close.epoch
-            if epoch > self.truth.closed:
-                entry = Entry(CONTROL_LOG, self.log.tail(CONTROL_LOG), self.truth.closed, entry.payload)
-        return right(self, entry)
+    def append_all(self: World, entries: Sequence[Entry]) -> Sequence[Position]:
+        entry = entries[0]
+        if _is_close(entry) and ControlRecord.FromString(entry.payload).close.epoch > self.truth.closed:
+            entries = [Entry(CONTROL_LOG, self.log.tail(CONTROL_LOG), self.truth.closed, entry.payload)]
+        return right(self, entries)
 
-    patch.setattr(World, "append", append)
-    patch.setattr(membership, "JOIN_PAUSE", 0.01)  # who comes back at once remembers least
+    patch.setattr(World, "append_all", append_all)
     reach = process.Process._reach
 
-    def slowly(self: process.Process, mean: float, entry: Entry, hear: Any) -> None:
-        close = entry.log == CONTROL_LOG and ControlRecord.FromString(entry.payload).WhichOneof("record") == "close"
-        reach(self, 0.2 if close else mean, entry, hear)
+    def slowly(self: process.Process, mean: float, entries: Sequence[Entry], hear: Any) -> None:
+        reach(self, 0.2 if _is_close(entries[0]) else mean, entries, hear)
 
     patch.setattr(process.Process, "_reach", slowly)
+
+
+def _is_close(entry: Entry) -> bool:
+    return entry.log == CONTROL_LOG and ControlRecord.FromString(entry.payload).WhichOneof("record") == "close"
 
 
 def tails_left_out(patch: Patch) -> None:
