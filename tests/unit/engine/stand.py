@@ -17,6 +17,7 @@ from tidegrid.grid.engine.effects import (
     Answered,
     Append,
     AppendControl,
+    AppendGroup,
     CheckTails,
     LoadCheckpoint,
     Purpose,
@@ -110,6 +111,7 @@ class Stand:
         self.control_appends: list[AppendControl] = []
         self.readings = 0
         self.tail_checks: list[CheckTails] = []
+        self.group_appends: list[AppendGroup] = []
         self.sequences: dict[bytes, int] = {}
         self.control = ControlState()
         if log is None:
@@ -243,6 +245,8 @@ class Stand:
                 self.readings += 1
             elif isinstance(effect, CheckTails):
                 self.tail_checks.append(effect)
+            elif isinstance(effect, AppendGroup):
+                self.group_appends.append(effect)
 
     def turn(self) -> None:
         self.collect()
