@@ -82,6 +82,11 @@ class Session:
             context._end(accepted=True)
         return outputs
 
+    def end(self) -> None:
+        """The frame is computed. A `Write` is no business of the collector, so it must not stay in a circle."""
+        if hasattr(self._context, "_write"):
+            del self._context._write
+
     def _run(
         self,
         program: BoundMap,

@@ -79,6 +79,12 @@ class Computation:
             self._session = self._catalog.runtime.bind(context, self)
         return self._session
 
+    def end(self) -> None:
+        """The frame is as full as it gets: nothing here refers back to it any more, so it goes when it is done with."""
+        if self._session is not None:
+            self._session.end()
+            self._session = None
+
     # What triggers see -------------------------------------------------------------------------------------------
 
     def get(self, map_name: str, key: bytes) -> bytes | None:

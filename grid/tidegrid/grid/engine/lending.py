@@ -234,6 +234,7 @@ class Lending:
                 refused[at] = {0: TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)}
                 break
             refused[at] = frame.portions[-1].errors
+        computation.end()
         return _counted(refused, requests)
 
     def _refuse(self, partition: Partition, requests: Sequence[WriteRequest], errors: dict[int, GridError]) -> None:

@@ -93,6 +93,7 @@ class Partition:
                 break
             self.queue.popleft()
             self.queued_bytes -= request.size
+        computation.end()
         frame.seal()
         self.next = frame
         return frame

@@ -55,3 +55,4 @@ class ExchangeCall:
                 reads=[read_answer(request) for request in self._reads],
             )
         )
+        self._writes, self._reads = [], []  # which know this call: a circle that nobody would break for hours
