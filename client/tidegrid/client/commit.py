@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from tidegrid.client.batch import not_sent
-from tidegrid.client.causality import Token
 from tidegrid.client.dispatcher import Dispatcher, backoff, closed_error
 from tidegrid.client.errors import ELSEWHERE, NOT_STORED, error_of
 from tidegrid.client.map import Map
@@ -37,7 +36,7 @@ from tidegrid.grid.model.errors import (
     PeerError,
     Refusal,
 )
-from tidegrid.grid.model.ids import Epoch, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.keys import decode_key
 from tidegrid.grid.model.partitioner import Partitioner
 from tidegrid.v1 import control_pb2, grid_pb2
@@ -158,8 +157,6 @@ class Commits:
                 "the node's answer does not fit the group; are client and node of compatible versions? The outcome is unknown"
             )
         epoch = Epoch(reply.epoch)
-        causality = self._dispatcher.causality
-        causality.advance(Token(Position(causality.control), epoch))
         versions = [0] * len(writes)
         for part, answer in zip(parts, reply.versions, strict=True):
             for at, version in zip(part.at, answer.versions, strict=True):
