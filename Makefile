@@ -3,7 +3,8 @@
 #
 #   make test TESTS="tests/unit/store -k scan"     some of the tests
 #   make bench BENCH="write_path --json"           one of the benches
-#   make faults KILLS=200 SEEDS=10000              longer campaigns
+#   make simulate SEEDS=20000                      a longer search, by seed
+#   make faults KILLS=200                          a longer campaign
 #   make demo PYTHON=/opt/python3.12/bin/python3   with a Python of your choice
 
 SHELL := /bin/bash
@@ -63,7 +64,7 @@ $(VENV)/.installed-%: $(VENV)/.installed-base
 	@$(PIP) --group $* $(BRIEFLY)
 	@touch $@
 
-.PHONY: help demo test check bench cover faults proto clean
+.PHONY: help demo test check bench cover simulate faults proto clean
 .PHONY: check-format check-lint check-types check-floors check-generated check-tidy
 
 help: ## list the commands
@@ -84,9 +85,11 @@ bench: $(VENV)/.installed-bench $(VENV)/.installed-data ## measure every claim b
 cover: $(VENV)/.installed-test $(VENV)/.installed-data ## line coverage of the pure floors, at least 95 %
 	@$(RUN) -m pytest -n auto --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(TESTS)
 
-faults: $(VENV)/.installed-test $(VENV)/.installed-data ## kill -9 by seed in the middle of loads, checked against a model; and long simulations
+simulate: $(VENV)/.installed-test ## the grid in virtual time, by seed: every invariant after every step
+	@$(RUN) -m tests.simulation.play --seeds $(SEEDS) --jobs $$(nproc)
+
+faults: $(VENV)/.installed-test $(VENV)/.installed-data ## kill -9 by seed in the middle of loads, checked against a model
 	@$(RUN) -m tests.faults.kills.campaign --seeds $(KILLS)
-	@$(RUN) -m tests.simulation.play --first-seed 5000 --seeds $(SEEDS) --brief
 
 proto: $(VENV)/.made ## write the generated protobuf code anew
 	@PYTHON="$(CURDIR)/$(RUN)" bash proto/generate.sh

@@ -2,8 +2,10 @@
 
 A client puts raw flights at an even rate; `tidegrid replica` follows the typed map into SQLite, in a process of its
 own. Rows and position are one transaction, so a write is visible once the position in the database has reached the
-epoch of its acknowledgement; a thread with its own connection looks every half millisecond. Afterwards the rows are
-counted, so that the position is not taken at its word.
+epoch of its acknowledgement. A third process looks every half millisecond whether the database has changed (PRAGMA
+data_version, which reads no page), and reads the position when it has: what it sees is late by that much, and it
+shares no interpreter with the writer. The writer's garbage collector is put off, as its full passes over the rows to
+send would be told as lag. Afterwards the rows are counted, so that the position is not taken at its word.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import gc
 import itertools
+import multiprocessing
+import queue
 import sqlite3
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvloop
 from tidegrid.client import Map
@@ -23,7 +29,7 @@ from tidegrid.grid.model.errors import GridError
 
 from bench.child import child, data_directory
 from bench.flights_rows import flight_rows, key_of
-from bench.process import GridServer, grid_server, opened, program
+from bench.process import START_SECONDS_MAX, GridServer, grid_server, opened, program
 from bench.report import Figure, Progress
 
 WRITES_PER_SECOND = 5_000
@@ -61,8 +67,9 @@ async def _measure(server: GridServer, database: Path, progress: Progress) -> li
         watch = Watch(database)
         try:
             progress(f"{WRITES_PER_SECOND:,} writes/s for {SECONDS:.0f} s, followed into SQLite")
-            sent = await _write(raw, rows, SECONDS)
-            await asyncio.to_thread(watch.until, max(epoch for _, epoch in sent))
+            with _collector_put_off():
+                sent = await _write(raw, rows, SECONDS)
+            await asyncio.to_thread(watch.reached, max(epoch for _, epoch in sent))
         finally:
             watch.stop()
     expected = int(WRITES_PER_SECOND * (WARM_UP_SECONDS + SECONDS))
@@ -100,40 +107,72 @@ async def _write(
 
 
 class Watch:
-    """Notes when the database first shows each position."""
+    """Notes when the database first shows each position, from a process of its own.
+
+    `reached` waits for the position that all of the load has; `seen` is asked after that.
+    """
 
     def __init__(self, database: Path) -> None:
-        self._database = database
+        spawn = multiprocessing.get_context("spawn")
         self._epochs: list[int] = []
         self._times: list[float] = []
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
+        self._until = spawn.Value("q", -1)
+        self._ready = spawn.Event()
+        self._seen = spawn.Queue()
+        self._process = spawn.Process(
+            target=look, args=(str(database), self._until, self._ready, self._seen), daemon=True
+        )
+        self._process.start()
+        if not self._ready.wait(START_SECONDS_MAX):
+            self.stop()
+            raise GridError("the process that watches the database did not start; see the messages above")
 
     def seen(self, epoch: int) -> float:
         """When a position of `epoch` or later was first there."""
         return self._times[bisect.bisect_left(self._epochs, epoch)]
 
-    def until(self, epoch: int) -> None:
-        until = time.monotonic() + CATCH_UP_SECONDS_MAX
-        while not self._epochs or self._epochs[-1] < epoch:
-            if time.monotonic() > until or not self._thread.is_alive():
-                raise GridError(f"the replica did not reach epoch {epoch} within {CATCH_UP_SECONDS_MAX:.0f} s")
-            time.sleep(LOOK_SECONDS)
+    def reached(self, epoch: int) -> None:
+        self._until.value = epoch
+        try:
+            self._epochs, self._times = self._seen.get(timeout=CATCH_UP_SECONDS_MAX)
+        except queue.Empty:
+            raise GridError(f"the replica did not reach epoch {epoch} within {CATCH_UP_SECONDS_MAX:.0f} s") from None
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._process.terminate()
+        self._process.join()
 
-    def _look(self) -> None:
-        with contextlib.closing(sqlite3.connect(self._database)) as reader:
-            while not self._stopped.is_set():
+
+def look(database: str, until: Any, ready: Any, seen: Any) -> None:
+    """The watching process: ends once the position is at `until`, with every position and when it was first there."""
+    epochs: list[int] = [-1]
+    times: list[float] = [0.0]
+    version = -1
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        ready.set()
+        while until.value < 0 or epochs[-1] < until.value:
+            (now_version,) = reader.execute("PRAGMA data_version").fetchone()
+            if now_version != version:
+                version = now_version
                 (epoch,) = reader.execute(POSITION).fetchone()
                 now = time.perf_counter()
-                if epoch is not None and (not self._epochs or epoch > self._epochs[-1]):
-                    self._times.append(now)
-                    self._epochs.append(epoch)
-                time.sleep(LOOK_SECONDS)
+                if epoch is not None and epoch > epochs[-1]:
+                    epochs.append(epoch)
+                    times.append(now)
+            time.sleep(LOOK_SECONDS)
+    seen.put((epochs, times))
+
+
+@contextlib.contextmanager
+def _collector_put_off() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def _position(database: Path) -> int | None:

@@ -30,7 +30,7 @@ from tidegrid.grid.model.errors import (
     TooLargeError,
     UnknownMapError,
 )
-from tidegrid.grid.model.ids import Epoch, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
 
 from tests.simulation import auditor
 from tests.simulation.content import GROUPS, ITEMS, pack
@@ -56,7 +56,7 @@ class Batch:
     conditions: dict[int, int]
     open_rows: set[int] = field(default_factory=set)
     attempts: int = 0
-    life: int = -1  # of the process that the newest attempt went to
+    sent_to: tuple[NodeId, int] | None = None  # the process, and its life, that the newest attempt went to
 
     def __repr__(self) -> str:
         return f"{self.map}[{len(self.keys)}] of {self.partition} from {self.first}, open {sorted(self.open_rows)}"
@@ -166,7 +166,8 @@ class Client:
             world.soon(PATIENCE, lambda: self._again(batch))
             return
         batch.attempts += 1
-        batch.life = life = process.life
+        batch.sent_to = process.me, process.life
+        life = process.life
         whole = batch.open_rows == set(range(len(batch.keys)))
         rows = range(len(batch.keys)) if whole else _first_stretch(batch.open_rows)
         lowest = min(
@@ -193,7 +194,7 @@ class Client:
         """Sends again only when the connection has died."""
 
         def look() -> None:
-            if batch.open_rows and batch.life == life:
+            if batch.open_rows and batch.sent_to == (process.me, life):
                 if process.life != life:
                     self._send(batch)
                 else:
@@ -240,7 +241,7 @@ class Client:
             return
 
         def arrives() -> None:
-            if process.life == life and batch.life == life:
+            if process.life == life and batch.sent_to == (process.me, life):
                 self.learn(control, epoch)
                 self._settle(batch, begin, request)
 
@@ -301,27 +302,29 @@ class Client:
             as_of = Epoch(max(1, self.epoch + chance.randint(-12, 2)))
         elif dice < 0.6:
             at_least = self.epoch
-        known = {key: self.acknowledged.get((name, key), 0) for key in keys}
-        life = process.life
+        linearizable = 0.6 <= dice < 0.75
+        tellers = world.clients if linearizable else [self]  # who was told what this read has to show
+        known = {key: max(client.acknowledged.get((name, key), 0) for client in tellers) for key in keys}
+        life, asked_at = process.life, self.epoch
 
         def answered(request: ReadRequest) -> None:
-            self._check_read(request, known, process)
+            self._check_read(request, known, process, asked_at)
             if not world.happens(world.faults.client_loss) and process.life == life:
                 assert process.node is not None
                 control, epoch = process.node.control.position, process.node.epoch
                 world.soon(world.options.client_delay, lambda: self.learn(control, epoch))
 
-        request = ReadRequest(name, keys, as_of, at_least, answered)
+        request = ReadRequest(name, keys, as_of, at_least, answered, linearizable=linearizable)
         carry = self._carry()
         world.soon(world.options.client_delay, lambda: _arrive(process, life, request, carry))
 
-    def _check_read(self, request: ReadRequest, known: dict[bytes, int], process: Process) -> None:
+    def _check_read(self, request: ReadRequest, known: dict[bytes, int], process: Process, asked_at: Epoch) -> None:
         judge, node = self.world.judge, process.node
         assert node is not None
         error = request.error
         if error is not None:
             too_old = isinstance(error, EpochTooOldError) and request.as_of < judge.horizon
-            too_new = isinstance(error, EpochTooNewError) and max(request.as_of, request.at_least) > self.epoch
+            too_new = isinstance(error, EpochTooNewError) and max(request.as_of, request.at_least) > asked_at
             if not too_old and not too_new:
                 self._check_refusal(error)
             return
@@ -343,8 +346,8 @@ class Client:
             newest = max(seen, default=0 if not version else -1)
             if newest < known[key]:
                 raise Violation(
-                    f"J: latest of {request.map} {key!r} is {(value, version, stamp)}, this client was told of "
-                    f"position {known[key]}: {chain[-3:]}"
+                    f"{'R2' if request.linearizable else 'J'}: latest of {request.map} {key!r} is "
+                    f"{(value, version, stamp)}, position {known[key]} was acknowledged: {chain[-3:]}"
                 )
 
     # What should be refused, and what should be harmless ------------------------------------------------------------

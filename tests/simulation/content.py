@@ -1,8 +1,8 @@
 """What the simulated grid holds: its maps, its trigger module, and what that module is expected to emit.
 
 `expected` is written a second time, by hand, from the trigger's meaning: nothing of the trigger runtime is in it.
-The values that a trigger makes say which code made them (`code`) and what it looked up, so that a wrong deployment,
-a look-up as of a wrong epoch, or state of a frame that failed shows in the log.
+The values that a trigger makes say which code made them (`code`), what it looked up and which epoch it was told, so
+that a wrong deployment, a look-up as of a wrong epoch, or state of a frame that failed shows in the log.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def translate(write: Write, grid: Context):
     price = grid.get("prices", item)
     yield Put("latest", write.key, [CODE, row["x"], price])
     yield Put("totals", group, total)
-    yield Event("events", write.key, [CODE, row["x"], total])
+    yield Event("events", write.key, [CODE, row["x"], total, write.epoch])
 """
 
 
@@ -57,7 +57,7 @@ Look = Callable[[str, tuple[Any, ...]], Any]
 
 
 def expected(
-    code: int, key: tuple[Any, ...], row: Any, latest: Look, reference: Look
+    code: int, epoch: int, key: tuple[Any, ...], row: Any, latest: Look, reference: Look
 ) -> list[tuple[str, str, tuple[Any, ...], Any]] | str:
     """(op, map, key, value) in order, or the reason of a rejection. `row` None: a delete."""
     group, item = key
@@ -71,7 +71,7 @@ def expected(
     return [
         ("put", "latest", key, [code, row["x"], reference("prices", (item,))]),
         ("put", "totals", (group,), total),
-        ("event", "events", key, [code, row["x"], total]),
+        ("event", "events", key, [code, row["x"], total, epoch]),
     ]
 
 

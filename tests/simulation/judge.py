@@ -79,7 +79,7 @@ class Judge:
         self._touched: set[bytes] = set()  # groups of which something came with the last append
         self.group_of: dict[RequestId, bytes] = {}
         self.reference_changes: list[int] = []
-        self.records = 0
+        self.records = self.views = self.closes = 0
 
     @property
     def limit(self) -> int:
@@ -108,6 +108,8 @@ class Judge:
 
     def _control(self, record: ControlRecord) -> None:
         kind = record.WhichOneof("record")
+        self.views += kind == "view"
+        self.closes += kind == "close"
         if kind == "created":
             self.limit_span, self.session_epochs = record.created.limit, record.created.session_epochs
         elif kind == "close":
@@ -268,7 +270,9 @@ class Judge:
         def reference(name: str, of: tuple[Any, ...]) -> Any:
             return content(self.as_of(name, self.keys.encode(of), record.ref_epoch))
 
-        made = expected(code, self.keys.name(key), None if op == DELETE else unpack(value), latest, reference)
+        made = expected(
+            code, record.effective, self.keys.name(key), None if op == DELETE else unpack(value), latest, reference
+        )
         if isinstance(made, str):
             raise Violation(f"a write to raw that its trigger rejects ({made}) is in the log")
         for kind, name, of, wanted in made:

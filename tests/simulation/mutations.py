@@ -7,34 +7,14 @@ show (nothing that another run could not have), and within how many seeds it mus
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pytest
-from tidegrid.grid.engine import (
-    checkpoint,
-    exchange,
-    feed,
-    intake,
-    node,
-    partition,
-    reads,
-    recent,
-    reference,
-    requests,
-    writes,
-)
-from tidegrid.grid.engine.compute import Computation
-from tidegrid.grid.engine.effects import Answered
-from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.model.errors import StorageFullError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
-from tidegrid.grid.ring import closing, control, hop, ownership, promise, ring, token, vigil
-from tidegrid.grid.ring.ownership import PartitionState
-from tidegrid.grid.ring.ring import Carried, Ring
-from tidegrid.v1.control_pb2 import ControlRecord
 
-from tests.simulation.world import World
+from tests.simulation import switched_off_engine as off
+from tests.simulation import switched_off_groups as group_off
+from tests.simulation import switched_off_ring as ring_off
 
 Patch = pytest.MonkeyPatch
 
@@ -52,408 +32,12 @@ class Mutation:
         return self.patch.__name__
 
 
-# Stamps, limit, promises -----------------------------------------------------------------------------------------
-
-
-def in_flight_ignored_in_the_floor(patch: Patch) -> None:
-    patch.setattr(promise.PartitionPromise, "lowest", property(lambda self: None))
-
-
-def intro_not_capped(patch: Patch) -> None:
-    patch.setattr(Ring, "_capped", lambda self, epoch: epoch)
-
-
-def carried_pair_taken_unseen(patch: Patch) -> None:
-    def carry(self: Ring, now: float, position: Position, epoch: Epoch, *, at_tail: bool = False) -> Carried:
-        self._raise(epoch)
-        return Carried.TAKEN
-
-    patch.setattr(Ring, "carry", carry)
-
-
-def control_position_not_carried(patch: Patch) -> None:
-    right = Ring.carry
-    patch.setattr(
-        Ring, "carry", lambda self, now, position, epoch, **more: right(self, now, Position(0), epoch, **more)
-    )
-
-
-def epoch_not_carried(patch: Patch) -> None:
-    right = Ring.carry
-    patch.setattr(
-        Ring, "carry", lambda self, now, position, epoch, **more: right(self, now, position, Epoch(0), **more)
-    )
-
-
-def deploy_acts_at_once(patch: Patch) -> None:
-    right = control.ControlState._deploy
-
-    def deploy(self: control.ControlState, position: Position, record: Any) -> Any:
-        span, self._limit_span = self._limit_span, 1
-        try:
-            return right(self, position, record)
-        finally:
-            self._limit_span = span
-
-    patch.setattr(control.ControlState, "_deploy", deploy)
-
-
-def promise_before_open(patch: Patch) -> None:
-    right = promise.floor
-    patch.setattr(
-        ring, "floor", lambda promises, owned, epoch, closed: right([p for p in promises if p.open], (), epoch, closed)
-    )
-
-
-def limit_span_of_two(patch: Patch) -> None:
-    patch.setattr(control.ControlState, "limit", property(lambda self: Epoch(self._closed + 2)))
-
-
-# Opening ---------------------------------------------------------------------------------------------------------
-
-
-def open_at_own_epoch(patch: Patch) -> None:
-    patch.setattr(ownership, "open_stamp", lambda own, closed, last: own)
-
-
-def restart_keeps_its_identity(patch: Patch) -> None:
-    """Neither a new incarnation nor a new term: the view stays as it was."""
-    right = ownership.plan_view
-
-    def plan(state: control.ControlState, me: Any, configured: Any) -> Any:
-        known = state.view.members.get(me.node)
-        view = right(state, me if known is None else replace(me, incarnation=known.incarnation), configured)
-        for owner in view.owners:
-            before = state.view.owners.get(owner.partition)
-            if before is not None and before.node == me.node:
-                owner.term, owner.incarnation = before.term, before.incarnation
-        return view
-
-    patch.setattr(ownership, "plan_view", plan)
-
-
-def log_not_read_to_its_tail(patch: Patch) -> None:
-    """The checkpoint is taken for the whole state."""
-    right = checkpoint.Recovery.records
-
-    def records(self: checkpoint.Recovery, items: list[Any]) -> None:
-        if self.partition.term:
-            self.position = self.partition.tail = items[-1].position
-        else:
-            right(self, items)
-
-    patch.setattr(checkpoint.Recovery, "records", records)
-
-
-def request_memory_not_rebuilt(patch: Patch) -> None:
-    patch.setattr(checkpoint.Recovery, "_remember", lambda self, *columns: None)
-
-
-def reference_changes_forgotten(patch: Patch) -> None:
-    right = checkpoint.Recovery.records
-
-    def records(self: checkpoint.Recovery, items: list[Any]) -> None:
-        right(self, items)
-        self.partition.references_changed = Epoch(0)
-
-    patch.setattr(checkpoint.Recovery, "records", records)
-
-
-def checkpoint_of_a_later_memory(patch: Patch) -> None:
-    right = checkpoint.checkpoint_chunks
-
-    def chunks(of: Any) -> Any:
-        position = of.tail
-        first, *_ = right(of)
-        yield first
-        yield from [chunk for chunk in list(right(of))[1:] if of.tail >= position]
-
-    from tests.simulation import process
-
-    patch.setattr(process, "checkpoint_chunks", chunks)
-
-
-# The token and the close -----------------------------------------------------------------------------------------
-
-
-def view_forgotten_in_the_token(patch: Patch) -> None:
-    patch.setattr(ring, "renew", lambda held, view, changed: token.renew(held, view, ()))
-    patch.setattr(closing, "renew", lambda held, view, changed: token.renew(held, view, ()))
-
-
-def close_without_expecting(patch: Patch) -> None:
-    right = World.append
-
-    def append(self: World, entry: Entry) -> Position:
-        if entry.log == CONTROL_LOG and ControlRecord.FromString(entry.payload).WhichOneof("record") == "close":
-            epoch = ControlRecord.FromString(entry.payload).close.epoch
-            if epoch > self.truth.closed:
-                entry = Entry(CONTROL_LOG, self.log.tail(CONTROL_LOG), self.truth.closed, entry.payload)
-        return right(self, entry)
-
-    patch.setattr(World, "append", append)
-
-
-def tails_left_out(patch: Patch) -> None:
-    patch.setattr(ring, "visit", lambda held, me, floor, tails, *rest: token.visit(held, me, floor, {}, *rest))
-
-
-def reference_epoch_left_out(patch: Patch) -> None:
-    patch.setattr(node.Node, "reference_epoch", lambda self: Epoch(0))
-
-
-def nothing_sent_again(patch: Patch) -> None:
-    patch.setattr(hop.Hop, "time_passed", lambda self, now: self.forget() if self.due and now >= self.due else None)
-    patch.setattr(vigil.Vigil, "lost_at", lambda self, rank: None)
-
-
-def no_wakes(patch: Patch) -> None:
-    patch.setattr(Ring, "_wake_origin", lambda self, now, *, again=False: self._vigil.woke(now, again=again))
-    patch.setattr(vigil.Vigil, "lost_at", lambda self, rank: None)
-
-
-# Requests --------------------------------------------------------------------------------------------------------
-
-
-def retry_not_deduplicated(patch: Patch) -> None:
-    def admit(request: Any, memory: requests.RequestMemory, epoch: Epoch, limits: Any) -> list[Any]:
-        memory.admit(request.session, epoch, request.lowest_unanswered)
-        return [request]
-
-    patch.setattr(partition, "admit", admit)
-
-
-def retry_does_not_join(patch: Patch) -> None:
-    right = requests.Session.look_up
-
-    def look_up(self: requests.Session, sequence: int) -> requests.Known:
-        pending, self.pending = self.pending, []
-        known = right(self, sequence)
-        self.pending = pending
-        return known
-
-    patch.setattr(requests.Session, "look_up", look_up)
-
-
-def refusals_not_remembered(patch: Patch) -> None:
-    right = partition.Partition._answer
-
-    def answer(self: partition.Partition, frame: Any) -> list[Any]:
-        done = right(self, frame)
-        for portion in frame.portions:
-            session = self.memory.get(portion.request.session)
-            if session is not None:
-                session.refused.clear()
-        return done
-
-    patch.setattr(partition.Partition, "_answer", answer)
-
-
-def below_the_lowest_is_new(patch: Patch) -> None:
-    right = requests.Session.look_up
-
-    def look_up(self: requests.Session, sequence: int) -> requests.Known:
-        lowest, self.lowest = self.lowest, 0
-        known = right(self, sequence)
-        self.lowest = lowest
-        return known
-
-    patch.setattr(requests.Session, "look_up", look_up)
-
-
-def sessions_end_at_the_own_epoch(patch: Patch) -> None:
-    """Forgotten by an epoch that a restart takes back."""
-    right = node.Node.reclaim
-
-    def reclaim(self: node.Node, budget: int) -> int:
-        for one in self.partitions.values():
-            one.memory.closed = self.ring.epoch
-        return right(self, budget)
-
-    patch.setattr(node.Node, "reclaim", reclaim)
-
-
-def one_reading_of_the_control_log_judges_all(patch: Patch) -> None:
-    right = node.Node.control_at_tail
-
-    def at_tail(self: node.Node, instant: node.Instant) -> None:
-        self.intake.unread = [pending._replace(read=True) for pending in self.intake.unread]
-        right(self, instant)
-
-    patch.setattr(node.Node, "control_at_tail", at_tail)
-
-
-# Frames ----------------------------------------------------------------------------------------------------------
-
-
-def refusals_answered_before_the_frame_lands(patch: Patch) -> None:
-    right = writes.WritePath.compute_one
-
-    def compute_one(self: writes.WritePath, *facts: Any) -> int:
-        worked = right(self, *facts)
-        for one in self.partitions.values():
-            if one.next is not None and one.next.payload is None:
-                frame, one.next = one.next, None
-                done = one._answer(frame)
-                if done:
-                    self._emit(Answered(tuple(done)))
-        return worked
-
-    patch.setattr(writes.WritePath, "compute_one", compute_one)
-
-
-def applied_before_durable(patch: Patch) -> None:
-    right, apply = partition.Partition.launch, partition.Partition._apply
-
-    def launch(self: partition.Partition) -> Any:
-        frame = right(self)
-        if frame is not None and frame.payload is not None:
-            stamp = (frame.stamp, Position(self.tail + 1), frame.time_ms)
-            for (name, _), columns in frame.writes.items():
-                apply(self, name, columns, stamp)
-        return frame
-
-    patch.setattr(partition.Partition, "launch", launch)
-    patch.setattr(
-        partition.Partition,
-        "_apply",
-        lambda self, name, columns, stamp: apply(self, name, columns, stamp) if columns.causes else None,
-    )
-
-
-def frame_in_flight_not_seen(patch: Patch) -> None:
-    right = Computation.__init__
-
-    def init(self: Computation, frame: Any, base: Any, *rest: Any) -> None:
-        right(self, frame, None, *rest)
-
-    patch.setattr(Computation, "__init__", init)
-
-
-def computed_on_what_failed(patch: Patch) -> None:
-    right = partition.Partition.failed
-
-    def failed(self: partition.Partition, error: Any, *, definite: bool) -> list[Any]:
-        kept, self.next = self.next, None
-        done = right(self, error, definite=definite)
-        self.next = kept
-        return done
-
-    patch.setattr(partition.Partition, "failed", failed)
-
-
-def full_storage_taken_for_success(patch: Patch) -> None:
-    right = writes.WritePath.failed
-
-    def failed(self: writes.WritePath, number: Any, error: Any) -> None:
-        if isinstance(error, StorageFullError):
-            self._answer(self.partitions[number].landed(None))
-            self._go_on(self.partitions[number])
-        else:
-            right(self, number, error)
-
-    patch.setattr(writes.WritePath, "failed", failed)
-
-
-# Reads, references, history, feeds ---------------------------------------------------------------------------------
-
-
-def as_of_before_it_is_closed(patch: Patch) -> None:
-    right = intake.Intake._read
-
-    def read(self: intake.Intake, request: Any) -> Any:
-        wanted, request.at_least = request.as_of, Epoch(0)
-        if wanted > self._control.closed:
-            request.as_of = Epoch(0)
-        try:
-            return right(self, request)
-        finally:
-            request.as_of = wanted
-
-    patch.setattr(intake.Intake, "_read", read)
-
-
-def reference_rows_shown_as_they_come(patch: Patch) -> None:
-    right = reference.ReferenceCopies.received
-
-    def received(self: Any, now: float, owner: Any, number: int, skip: int, rows: list[Any], complete: bool) -> Any:
-        result = right(self, now, owner, number, skip, rows, complete)
-        if self._target:
-            self.through, self._target = self._target, Epoch(0)
-            for row in self._rows:
-                self._tables.setdefault(row.map, reference.Table()).insert(row.key, row.value, row.version, row.stamp)
-            self._rows = []
-        return result
-
-    patch.setattr(reference.ReferenceCopies, "received", received)
-
-
-def own_reference_rows_before_recovery(patch: Patch) -> None:
-    patch.setattr(
-        exchange.ReferenceExchange,
-        "_all_open",
-        lambda self: all(one.state is PartitionState.OPEN for one in self._partitions.values()),
-    )
-    patch.setattr(exchange.ReferenceExchange, "opened", lambda self, now: [])
-
-
-def parts_of_two_reference_answers(patch: Patch) -> None:
-    right = exchange.ReferenceExchange._answer
-
-    def answer(self: Any, sender: Any, request: Any) -> Any:
-        whole = reference.reference_rows(self._partitions, self.names, Epoch(request.after), Epoch(request.through))
-        self._answers[sender] = (request.id, whole)
-        return right(self, sender, request)
-
-    patch.setattr(exchange.ReferenceExchange, "_answer", answer)
-
-
-def copies_reclaimed_beyond_what_they_hold(patch: Patch) -> None:
-    def reclaim(self: Any, horizon: Epoch, budget: int) -> None:
-        for table in self._tables.values():
-            table.reclaim(horizon, budget)
-
-    patch.setattr(reference.ReferenceCopies, "reclaim", reclaim)
-
-
-def reclaim_beyond_the_horizon(patch: Patch) -> None:
-    right = partition.Table._trim
-
-    def trim(self: Any, key: bytes) -> None:
-        horizon, self.horizon = self.horizon, Epoch(self.horizon + 3)
-        right(self, key)
-        self.horizon = horizon
-
-    patch.setattr(partition.Table, "_trim", trim)
-
-
-def feed_takes_memory_for_complete(patch: Patch) -> None:
-    right = recent.RecentFrames.start
-    patch.setattr(recent.RecentFrames, "start", lambda self, after: right(self, Epoch(after - 1)))
-
-
-def feed_marks_an_epoch_half_read(patch: Patch) -> None:
-    right = feed.LogMerge.give
-
-    def give(self: feed.LogMerge, of: Any, after: Position, records: Any) -> None:
-        right(self, of, after, records)
-        if records:
-            self._seen[of] = max(self._seen[of], min(self.through, records[-1].epoch))
-
-    patch.setattr(feed.LogMerge, "give", give)
-
-
-def scans_show_the_latest(patch: Patch) -> None:
-    right = reads.ScanRequest.scan
-
-    def scan(self: Any, *facts: Any) -> None:
-        as_of, self.as_of = self.as_of, Epoch(0)
-        right(self, *facts)
-        self.as_of = as_of
-
-    patch.setattr(reads.ScanRequest, "scan", scan)
-
-
+MOVES: Final = {"move_rate": 8.0, "nodes": 3, "partitions": 4}
+AWAY: Final = {
+    "nodes": 2, "partitions": 2, "pause_rate": 25.0, "pause": 0.15, "move_rate": 12.0, "append_delay": 0.002, "write_delay": 0.003,
+    "crash_rate": 0.0, "suspicion_rate": 0.0, "cut_rate": 0.0, "limit": 16, "no_answer": 0.0, "storage_full": 0.0,
+}  # fmt: skip
+SILENT: Final = {"no_answer": 0.3, "storage_full": 0.0}
 CRASHES: Final = {"crash_rate": 3.0}
 RESTARTS: Final = {"crash_rate": 6.0, "nodes": 3, "partitions": 4, "control_delay": 0.02, "loss": 0.0}
 LAG: Final = {
@@ -468,47 +52,83 @@ LAG: Final = {
     "limit": 16,
     "seconds": 3.0,
 }
+GROUPS: Final = {"group_clients": 6, "clients": 3, "nodes": 3, "partitions": 4, "write_delay": 0.01}
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
-    Mutation("P", in_flight_ignored_in_the_floor, 10, quick=True),
-    Mutation("E1", intro_not_capped, 20, quick=True),
-    Mutation("E2", carried_pair_taken_unseen, 20, quick=True),
-    Mutation("J", control_position_not_carried, 60, {"forge_rate": 0.0, "map_rate": 4.0}),
-    Mutation("J", epoch_not_carried, 20, {"forge_rate": 0.0}, quick=True),
-    Mutation("E3", deploy_acts_at_once, 60),
-    Mutation("O3", promise_before_open, 60, {"early_messages": True, **CRASHES}),
-    Mutation("E (K = 2, liveness)", limit_span_of_two, 10),
-    Mutation("O2", open_at_own_epoch, 60, CRASHES),
-    Mutation("S", restart_keeps_its_identity, 60, CRASHES),
-    Mutation("O1", log_not_read_to_its_tail, 20, CRASHES, quick=True),
-    Mutation("O3, exactly once", request_memory_not_rebuilt, 10, CRASHES, quick=True),
-    Mutation("Q after a restart", reference_changes_forgotten, 100, CRASHES),
-    Mutation("checkpoint", checkpoint_of_a_later_memory, 100, {"checkpoint_rate": 8.0, **CRASHES}),
-    Mutation("T", view_forgotten_in_the_token, 100, RESTARTS),
-    Mutation("C", close_without_expecting, 200, RESTARTS),
-    Mutation("C tails", tails_left_out, 10, quick=True),
-    Mutation("Q in CLOSE", reference_epoch_left_out, 20, quick=True),
-    Mutation("L (liveness)", nothing_sent_again, 20, {"loss": 0.2, "nodes": 3, "partitions": 4}),
-    Mutation("L (liveness)", no_wakes, 20, {"nodes": 3, "partitions": 4}),
-    Mutation("exactly once", retry_not_deduplicated, 10, quick=True),
-    Mutation("exactly once, joins", retry_does_not_join, 20),
-    Mutation("exactly once, refusals", refusals_not_remembered, 60),
-    Mutation("exactly once, watermark", below_the_lowest_is_new, 100, {"client_double": 0.4, "client_delay": 0.05}),
-    Mutation("exactly once, expiry", sessions_end_at_the_own_epoch, 60, {"session_epochs": 24, **CRASHES}),
-    Mutation("E2, honest clients", one_reading_of_the_control_log_judges_all, 100),
-    Mutation("W, refusals", refusals_answered_before_the_frame_lands, 60, FULL),
-    Mutation("W, apply", applied_before_durable, 20, quick=True),
-    Mutation("W, overlay", frame_in_flight_not_seen, 20, FULL, quick=True),
-    Mutation("F, undo", computed_on_what_failed, 20, FULL, quick=True),
-    Mutation("F", full_storage_taken_for_success, 10, FULL, quick=True),
-    Mutation("R1", as_of_before_it_is_closed, 10, quick=True),
-    Mutation("Q, copies", reference_rows_shown_as_they_come, 20, quick=True),
-    Mutation("Q, own rows", own_reference_rows_before_recovery, 20, CRASHES, quick=True),
-    Mutation("Q, parts", parts_of_two_reference_answers, 100, {"recent_bytes": 1500, "history_seconds": 0.3}),
-    Mutation("Q, horizon", copies_reclaimed_beyond_what_they_hold, 60, LAG),
-    Mutation("R1, horizon", reclaim_beyond_the_horizon, 60, {"history_seconds": 0.3}),
-    Mutation("feeds, memory", feed_takes_memory_for_complete, 100, CRASHES),
-    Mutation("feeds, log", feed_marks_an_epoch_half_read, 60, {"recent_bytes": 0}),
-    Mutation("R1, scans", scans_show_the_latest, 10, quick=True),
+    Mutation("P", ring_off.in_flight_ignored_in_the_floor, 10, quick=True),
+    Mutation("P", ring_off.promise_up_to_the_own_epoch, 20),
+    Mutation("E1", ring_off.intro_not_capped, 20, quick=True),
+    Mutation("E2", ring_off.carried_pair_taken_unseen, 20, quick=True),
+    Mutation("J", ring_off.control_position_not_carried, 60, {"forge_rate": 0.0, "map_rate": 4.0}),
+    Mutation("J", ring_off.epoch_not_carried, 20, {"forge_rate": 0.0}, quick=True),
+    Mutation("E3", ring_off.deploy_acts_at_once, 60),
+    Mutation("O3", ring_off.promise_before_open, 60, CRASHES),
+    Mutation("E (K = 2, liveness)", ring_off.limit_span_of_two, 10),
+    Mutation("O2", ring_off.open_at_own_epoch, 60, CRASHES),
+    Mutation("O1", ring_off.log_not_read_after_the_view, 60, {"append_delay": 0.02, **MOVES}),
+    Mutation("S", ring_off.restart_keeps_its_identity, 60, CRASHES),
+    Mutation("O1, replay", ring_off.log_not_read_to_its_tail, 20, CRASHES, quick=True),
+    Mutation("O3, exactly once", ring_off.request_memory_not_rebuilt, 10, CRASHES, quick=True),
+    Mutation("Q after a restart", ring_off.reference_changes_forgotten, 100, CRASHES),
+    Mutation("checkpoint", ring_off.checkpoint_of_a_later_memory, 100, {"checkpoint_rate": 8.0, **CRASHES}),
+    Mutation("T", ring_off.view_forgotten_in_the_token, 100, {**MOVES, "control_delay": 0.02, "loss": 0.0}),
+    Mutation("T, coverage", ring_off.hops_counted_for_visits, 100, {"cut_rate": 4.0, "pause_rate": 4.0, "nodes": 3}),
+    Mutation("I4", ring_off.closes_below_closed, 10),
+    Mutation(
+        "C",
+        ring_off.close_without_expecting,
+        200,
+        {**RESTARTS, "control_delay": 0.004, "append_delay": 0.002, "downtime": 0.02},
+    ),
+    Mutation("C tails", ring_off.tails_left_out, 10, quick=True),
+    Mutation("Q in CLOSE", ring_off.reference_epoch_left_out, 20, quick=True),
+    Mutation("L (liveness)", ring_off.nothing_sent_again, 20, {"loss": 0.2, "nodes": 3, "partitions": 4}),
+    Mutation("L (liveness)", ring_off.no_wakes, 20, {"nodes": 3, "partitions": 4, "heartbeat": 1e6}),
+    Mutation("exactly once", off.retry_not_deduplicated, 10, quick=True),
+    Mutation("exactly once, joins", off.retry_does_not_join, 20),
+    Mutation("exactly once, refusals", off.refusals_not_remembered, 60),
+    Mutation("exactly once, watermark", off.below_the_lowest_is_new, 100, {"client_double": 0.4, "client_delay": 0.05}),
+    Mutation(
+        "exactly once, expiry",
+        off.sessions_end_at_the_own_epoch,
+        60,
+        {"session_epochs": 24, "nodes": 1, "history_seconds": 0.3, **CRASHES},
+    ),
+    Mutation("E2, honest clients", off.one_reading_of_the_control_log_judges_all, 100),
+    Mutation("W, refusals", off.refusals_answered_before_the_frame_lands, 60, FULL),
+    Mutation("W, apply", off.applied_before_durable, 20, quick=True),
+    Mutation("W, overlay", off.frame_in_flight_not_seen, 20, FULL, quick=True),
+    Mutation("F, undo", off.computed_on_what_failed, 20, FULL, quick=True),
+    Mutation("F", off.full_storage_taken_for_success, 10, FULL, quick=True),
+    Mutation("F1", off.expectation_refreshed, 60, {**SILENT, **MOVES}, quick=True),
+    Mutation("F1, a higher OPEN", off.what_has_the_slot_taken_for_a_fill, 200, {**MOVES, **AWAY}),
+    Mutation("F1, mine", off.own_frame_not_known_again, 20, SILENT, quick=True),
+    Mutation("F2", off.time_out_taken_for_failure, 60, SILENT, quick=True),
+    Mutation("F2 (liveness)", off.never_filled, 20, SILENT),
+    Mutation("F, moved (liveness)", off.given_up_with_what_is_in_flight, 60, {"append_delay": 0.02, **MOVES}),
+    Mutation("F, moved", off.moved_is_told_before_the_slot_is_known, 60, {"append_delay": 0.02, **MOVES}),
+    Mutation("R1", off.as_of_before_it_is_closed, 10, quick=True),
+    Mutation("Q, copies", off.reference_rows_shown_as_they_come, 20, quick=True),
+    Mutation("Q, own rows", off.own_reference_rows_before_recovery, 20, CRASHES, quick=True),
+    Mutation(
+        "Q, views", off.references_out_of_another_view, 200, {**MOVES, "control_delay": 0.02, "history_seconds": 100.0}
+    ),
+    Mutation("Q, parts", off.parts_of_two_reference_answers, 100, {"recent_bytes": 1500, "history_seconds": 0.3}),
+    Mutation("Q, horizon", off.copies_reclaimed_beyond_what_they_hold, 60, LAG),
+    Mutation("R1, horizon", off.reclaim_beyond_the_horizon, 60, {"history_seconds": 0.3}),
+    Mutation("feeds, memory", off.feed_takes_memory_for_complete, 100, CRASHES),
+    Mutation("feeds, log", off.feed_marks_an_epoch_half_read, 60, {"recent_bytes": 0}),
+    Mutation("R1, scans", off.scans_show_the_latest, 10, quick=True),
+    Mutation("G3, hi", group_off.slots_lent_without_an_end, 100, {**GROUPS, "deploy_rate": 6.0, "map_rate": 0.0}),
+    Mutation("G3, triggers", group_off.what_triggers_saw_is_stamped_anew, 60, GROUPS),
+    Mutation("G2, in flight", group_off.lent_slots_not_registered, 60, GROUPS),
+    Mutation("G3, the highest", group_off.stamped_below_a_lender, 60, GROUPS),
+    Mutation("G5", group_off.released_without_a_fill, 60, {**GROUPS, "append_delay": 0.05, **SILENT}),
+    Mutation("G5 (liveness)", group_off.lent_for_ever, 60, {**GROUPS, "crash_rate": 3.0}),
+    Mutation("G4", group_off.given_up_after_sending, 60, {**GROUPS, **SILENT}),
+    Mutation("G6", group_off.latest_read_while_a_slot_is_lent, 200, {**GROUPS, "loss": 0.3}),
+    Mutation("G2, exactly once", group_off.repeated_group_not_recognised, 60, GROUPS),
+    Mutation("G, landing", group_off.landed_at_the_lenders_own_epoch, 60, GROUPS),
+    Mutation("G2, nothing else", group_off.lent_beside_a_frame_in_flight, 60, GROUPS),
 )

@@ -19,6 +19,7 @@ from tidegrid.grid.engine.effects import (
     Append,
     AppendControl,
     AppendGroup,
+    CheckTails,
     ClosedTo,
     Effect,
     LoadCheckpoint,
@@ -215,6 +216,8 @@ class Process:
             case ReadControl():
                 self._at_tail_wanted = True
                 self.control_grew()
+            case CheckTails():
+                self._check_tails(effect)
 
     def _set_timer(self) -> None:
         assert self.node is not None
@@ -331,6 +334,21 @@ class Process:
                 self._soon_turn()
 
         self._reach(self.world.options.control_delay, (entry,), hear)
+
+    def _check_tails(self, effect: CheckTails) -> None:
+        def look() -> None:
+            assert self.node is not None
+            tails = {partition: self.world.log.tail(partition_log(partition)) for partition in effect.partitions}
+            control = self.world.log.tail(CONTROL_LOG)
+
+            def hear() -> None:
+                assert self.node is not None
+                self.node.tails_checked(self.instant(), effect.number, tails, control)
+                self._soon_turn()
+
+            self.soon(0.001, hear)
+
+        self.soon(0.001, look)
 
     def _fail(self, error: GridError) -> None:
         """The log handle is dead: what is in flight is answered, then somebody starts the process again."""

@@ -13,8 +13,9 @@ def search(mutation: Mutation, patch: pytest.MonkeyPatch) -> tuple[int, str]:
     """(how many seeds it took, what the last one showed); 0: none did."""
     mutation.patch(patch)
     for seed in range(mutation.seeds):
+        options = Options.of(seed, **mutation.options)
         try:
-            run(Options.of(seed, **mutation.options))
+            run(options)
         except Exception as error:
             return seed + 1, f"{type(error).__name__}: {error}"
     return 0, ""

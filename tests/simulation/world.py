@@ -237,7 +237,9 @@ class World:
             if not process.open:
                 return f"node {process.me} is not open"
             assert process.node is not None
-            if process.node.membership.misplaced(self.truth):
+            if not process.node.drained:
+                return f"node {process.me} has something under way"
+            if process.node.tenure.membership.misplaced(self.truth):
                 return f"node {process.me} has partitions that belong elsewhere"
         for client in self.clients:
             if client.outstanding:

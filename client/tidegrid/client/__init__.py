@@ -1,15 +1,17 @@
 """The client: connection, routing, maps and feeds. Imports `tidegrid.grid.model` and the generated code only."""
 
 from tidegrid.client.bulk import Outcomes
-from tidegrid.client.causality import Token
 from tidegrid.client.change import Change, FeedBatch, FeedSection
 from tidegrid.client.entry import Ack, Entry, Outcome
 from tidegrid.client.feed import Feed
 from tidegrid.client.grid import Grid, MemberStatus, connect
 from tidegrid.client.groups import CommitGroup, GroupMap, GroupOutcome
 from tidegrid.client.grpc_transport import TlsOptions
+from tidegrid.client.history import Version
 from tidegrid.client.map import Map
 from tidegrid.client.session import NamedSession
+from tidegrid.client.snapshot import Snapshot, SnapshotMap
+from tidegrid.client.token import Token
 from tidegrid.client.transport import Transport
 
 __all__ = [
@@ -28,8 +30,11 @@ __all__ = [
     "NamedSession",
     "Outcome",
     "Outcomes",
+    "Snapshot",
+    "SnapshotMap",
     "TlsOptions",
     "Token",
     "Transport",
+    "Version",
     "connect",
 ]

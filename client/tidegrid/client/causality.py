@@ -6,18 +6,10 @@ that lost its partitions without noticing. Invariants: neither ever decreases; t
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from tidegrid.client.token import Token
 from tidegrid.grid.model.errors import WrongGridError
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.v1 import grid_pb2
-
-
-class Token(NamedTuple):
-    """Hand it to another process, and what it reads includes what you have seen."""
-
-    control: Position
-    epoch: Epoch
 
 
 class Causality:
@@ -26,9 +18,8 @@ class Causality:
         self.control = 0
         self.epoch = 0
 
-    @property
     def token(self) -> Token:
-        return Token(Position(self.control), Epoch(self.epoch))
+        return Token(self.grid_id, Position(self.control), Epoch(self.epoch))
 
     def observe(self, carry: grid_pb2.Carry) -> None:
         """Raises WrongGridError when another grid answers than before."""
@@ -44,7 +35,11 @@ class Causality:
             self.epoch = carry.epoch
 
     def advance(self, token: Token) -> None:
-        """Takes over what somebody else has seen."""
+        """Takes over what somebody else has seen. Raises WrongGridError."""
+        if self.grid_id and token.grid_id != self.grid_id:
+            raise WrongGridError(
+                f"the token is of grid {token.grid_id.hex()[:8]}, this is grid {self.grid_id.hex()[:8]}; use it there"
+            )
         self.control = max(self.control, token.control)
         self.epoch = max(self.epoch, token.epoch)
 

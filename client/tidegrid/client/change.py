@@ -9,6 +9,7 @@ A section is the bytes that the owner's log holds. Its `offset` numbers its firs
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, count, repeat
 from typing import Any, Final
 
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
@@ -65,35 +66,29 @@ class FeedSection:
         return len(self.columns.keys)
 
     def __iter__(self) -> Iterator[Change]:
-        return (Change(self, row) for row in range(len(self)))
+        columns = self.columns
+        return map(Change, repeat(self), count(), columns.keys, columns.values)
 
 
 class Change:
     """One change. `index` counts within its record; `version` is 0 for an event."""
 
-    __slots__ = ("_row", "_section")
+    __slots__ = ("_row", "_section", "raw_key", "raw_value")
 
-    def __init__(self, section: FeedSection, row: int) -> None:
+    def __init__(self, section: FeedSection, row: int, raw_key: bytes, raw_value: bytes) -> None:
         self._section = section
         self._row = row
+        self.raw_key = raw_key
+        self.raw_value = raw_value
 
     @property
     def key(self) -> Key:
-        return decode_key(self._section.columns.keys[self._row])
+        return decode_key(self.raw_key)
 
     @property
     def value(self) -> Any:
         """None for a delete."""
-        raw = self._section.columns.values[self._row]
-        return decode_value(raw) if raw else None
-
-    @property
-    def raw_key(self) -> bytes:
-        return self._section.columns.keys[self._row]
-
-    @property
-    def raw_value(self) -> bytes:
-        return self._section.columns.values[self._row]
+        return decode_value(self.raw_value) if self.raw_value else None
 
     @property
     def op(self) -> str:
@@ -162,8 +157,7 @@ class FeedBatch:
 
     @property
     def changes(self) -> Iterator[Change]:
-        for section in self.sections:
-            yield from section
+        return chain.from_iterable(self.sections)
 
     def __len__(self) -> int:
         """How many changes."""

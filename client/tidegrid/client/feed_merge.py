@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable
+from itertools import pairwise
+from operator import attrgetter
 
 from tidegrid.client.change import FeedBatch, FeedSection
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
@@ -27,12 +29,12 @@ class _Source:
     __slots__ = ("entries", "mark")
 
     def __init__(self, mark: int) -> None:
-        self.entries: deque[grid_pb2.FeedEntry] = deque()
+        self.entries: deque[FeedSection] = deque()
         self.mark = mark
 
 
-def _weight(entry: grid_pb2.FeedEntry) -> int:
-    return len(entry.section) + PER_ENTRY_BYTES
+def _weight(section: FeedSection) -> int:
+    return section.size + PER_ENTRY_BYTES
 
 
 class FeedMerge:
@@ -57,7 +59,7 @@ class FeedMerge:
         Until it has successors, the source holds all others up at its mark.
         """
         source = self._sources[name]
-        while source.entries and source.entries[-1].effective > source.mark:
+        while source.entries and source.entries[-1].epoch > source.mark:
             self._bytes -= _weight(source.entries.pop())
         return source.mark
 
@@ -76,8 +78,15 @@ class FeedMerge:
         for entry in entries:
             effective = entry.effective
             if effective > source.mark:
-                source.entries.append(entry)
-                self._bytes += _weight(entry)
+                section = FeedSection(
+                    PartitionId(entry.partition),
+                    Position(entry.position),
+                    Epoch(effective),
+                    entry.time_ms,
+                    entry.section,
+                )
+                source.entries.append(section)
+                self._bytes += _weight(section)
                 source.mark = effective - 1
         source.mark = max(source.mark, mark)
 
@@ -95,7 +104,7 @@ class FeedMerge:
 
     def _next_epoch(self, mark: int) -> int | None:
         """The lowest buffered epoch, if it is complete."""
-        heads = [source.entries[0].effective for source in self._sources.values() if source.entries]
+        heads = [source.entries[0].epoch for source in self._sources.values() if source.entries]
         lowest = min(heads, default=None)
         return lowest if lowest is not None and lowest <= mark else None
 
@@ -107,15 +116,17 @@ class FeedMerge:
             self.handed = max(self.handed, mark)
             self._drop_empty()
             return None
-        entries: list[grid_pb2.FeedEntry] = []
+        sections: list[FeedSection] = []
         for source in self._sources.values():
-            while source.entries and source.entries[0].effective == epoch:
-                entry = source.entries.popleft()
-                self._bytes -= _weight(entry)
-                entries.append(entry)
+            entries = source.entries
+            while entries and entries[0].epoch == epoch:
+                section = entries.popleft()
+                self._bytes -= _weight(section)
+                sections.append(section)
         self.handed = epoch
-        entries.sort(key=lambda entry: (entry.partition, entry.position))
-        return FeedBatch(Epoch(epoch), _sections(entries))
+        sections.sort(key=_place)
+        _number(sections)
+        return FeedBatch(Epoch(epoch), sections)
 
     def _drop_empty(self) -> None:
         gone = [name for name, source in self._sources.items() if source.mark == _FOREVER and not source.entries]
@@ -123,17 +134,14 @@ class FeedMerge:
             del self._sources[name]
 
 
-def _sections(entries: list[grid_pb2.FeedEntry]) -> list[FeedSection]:
-    sections: list[FeedSection] = []
-    before: FeedSection | None = None
-    for entry in entries:
-        partition, position = PartitionId(entry.partition), Position(entry.position)
-        offset = 0
-        if before is not None and before.partition == partition and before.position == position:
-            offset = before.offset + len(before)
-        before = FeedSection(partition, position, Epoch(entry.effective), entry.time_ms, entry.section, offset)
-        sections.append(before)
-    return sections
+_place = attrgetter("partition", "position")
+
+
+def _number(sections: list[FeedSection]) -> None:
+    """A record may hold several sections of the map: the changes of the second go on counting."""
+    for before, section in pairwise(sections):
+        if section.position == before.position and section.partition == before.partition:
+            section.offset = before.offset + len(before)
 
 
 _FOREVER = 1 << 63

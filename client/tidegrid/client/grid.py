@@ -12,18 +12,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import NamedTuple
 
-from tidegrid.client.causality import Token
+from tidegrid.client.closes import Closes
 from tidegrid.client.commit import Commits
 from tidegrid.client.dispatcher import Dispatcher, backoff
 from tidegrid.client.errors import error_of
 from tidegrid.client.groups import AckWhen, CommitGroup
 from tidegrid.client.grpc_transport import GrpcTransport, TlsOptions
 from tidegrid.client.map import Map
+from tidegrid.client.moment import check_number
 from tidegrid.client.routing import spec_message
+from tidegrid.client.snapshot import Snapshot
+from tidegrid.client.token import Token, token_of
 from tidegrid.client.transport import Transport
-from tidegrid.grid.model.errors import ConfigurationError, EpochTooNewError, GridError, PeerError, UnknownMapError
+from tidegrid.grid.model.errors import CallerError, ConfigurationError, GridError, PeerError, UnknownMapError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.maps import KeyField, MapKind, MapSpec
 from tidegrid.v1 import control_pb2, grid_pb2
@@ -46,12 +50,13 @@ class Grid:
         self._maps: dict[str, Map] = {}
         self._loop = asyncio.get_running_loop()
         self._commits = Commits(dispatcher)
+        self._closes = Closes(dispatcher)
 
     def map(self, name: str) -> Map:
         """The map of that name; whether there is one shows at its first use (UnknownMapError)."""
         known = self._maps.get(name)
         if known is None:
-            known = self._maps[name] = Map(self._dispatcher, name, self._deadline)
+            known = self._maps[name] = Map(self._dispatcher, self._closes, name, self._deadline)
         return known
 
     @property
@@ -65,14 +70,13 @@ class Grid:
         """16 bytes that no other grid has."""
         return self._dispatcher.causality.grid_id
 
-    @property
     def token(self) -> Token:
-        """What this client has seen of the grid: hand it to another process and `advance` it there."""
-        return self._dispatcher.causality.token
+        """What this client has seen of the grid. Hand it, or its text, to another process: see `connect`, `advance`."""
+        return self._dispatcher.causality.token()
 
-    def advance(self, token: Token) -> None:
-        """From now on reads include what the owner of `token` has seen."""
-        self._dispatcher.causality.advance(token)
+    def advance(self, token: Token | str) -> None:
+        """From now on reads include what the giver of `token` had seen. Raises InvalidTokenError, WrongGridError."""
+        self._dispatcher.causality.advance(token_of(token))
 
     @property
     def closed(self) -> Epoch:
@@ -89,13 +93,32 @@ class Grid:
 
     async def wait_closed(self, epoch: int, *, deadline: float | None = None) -> Epoch:
         """Returns once `epoch` is closed, with the highest closed epoch. Raises DeadlineError, EpochTooNewError."""
-        if epoch <= self._dispatcher.closed:
-            return self._dispatcher.closed
-        if epoch >= 1 << 64:
-            raise EpochTooNewError.of(epoch, self._dispatcher.causality.epoch)
-        reply = await self._dispatcher.ask("WaitEpoch", grid_pb2.WaitEpochRequest(closed=epoch), self._until(deadline))
-        self._dispatcher.see_closed(reply.closed)
-        return self._dispatcher.closed
+        return await self._closes.wait(epoch, self._until(deadline))
+
+    @asynccontextmanager
+    async def snapshot(
+        self, *, as_of: int | datetime | None = None, at_least: int | None = None, deadline: float | None = None
+    ) -> AsyncIterator[Snapshot]:
+        """Maps as of one closed epoch: the newest, or `as_of` (an epoch, or a time with a time zone).
+
+        The newest closed epoch is a little in the past: `at_least=ack.epoch` waits until the snapshot has that write.
+        Raises EpochTooOldError, EpochTooNewError, DeadlineError.
+        """
+        until = self._until(deadline)
+        if as_of is not None and at_least is not None:
+            raise CallerError("give either as_of, or at_least")
+        check_number("at_least", at_least, 0, 1 << 64)
+        if isinstance(as_of, datetime):
+            epoch = await self._closes.at(as_of, until)
+        elif as_of is not None:
+            check_number("as_of", as_of, 1, 1 << 64)
+            await self._closes.wait(as_of, until)
+            epoch = Epoch(as_of)
+        elif at_least:
+            epoch = await self._closes.wait(at_least, until)
+        else:
+            epoch = await self._closes.newest(until) or await self._closes.wait(1, until)
+        yield Snapshot(self, epoch)
 
     def commit_group(self, *, deadline: float | None = None, ack: AckWhen = "durable") -> CommitGroup:
         """Writes that are stored together, in one epoch, or not at all.
@@ -181,6 +204,7 @@ class Grid:
         """Finishes what is under way, within the deadline. Idempotent."""
         if not self._dispatcher.closing:
             await self._dispatcher.close(self._deadline)
+            await self._closes.close()
 
 
 @asynccontextmanager
@@ -191,12 +215,15 @@ async def connect(
     tls: TlsOptions | None = None,
     transport: Transport | None = None,
     wait_ready: bool = True,
+    token: Token | str | None = None,
 ) -> AsyncIterator[Grid]:
     """Opens a Grid on the node at `address` (or the first of several that answers) and closes it at the end.
 
     `deadline` is the default for every call, in seconds. `wait_ready=False` does not wait for a node that is still
-    reading its log. Raises UnavailableError when nothing answers, DeadlineError, ConfigurationError.
+    reading its log. `token`: of another client (`grid.token()`), whose reads and writes this one then sees. Raises
+    UnavailableError when nothing answers, DeadlineError, ConfigurationError; InvalidTokenError, WrongGridError.
     """
+    seen = None if token is None else token_of(token)
     addresses = [address] if isinstance(address, str) else list(address)
     if not addresses:
         raise ConfigurationError("give at least one address, such as localhost:7411")
@@ -206,6 +233,8 @@ async def connect(
     grid = Grid(dispatcher, deadline)
     try:
         await dispatcher.start(deadline, wait_ready)
+        if seen is not None:
+            grid.advance(seen)
         yield grid
     finally:
         await grid.close()

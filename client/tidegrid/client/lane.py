@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from tidegrid.client.batch import Batch, Column
 from tidegrid.client.causality import Causality
 from tidegrid.client.errors import RETRYABLE, error_of
+from tidegrid.client.moment import Moment
 from tidegrid.client.read_batch import ReadBatch
 from tidegrid.client.session import Sessions
 from tidegrid.client.transport import Exchange, Transport
@@ -105,18 +106,17 @@ class Lane:
         self.parcels.append(batches)
         self.wake()
 
-    def read_batch(self, map_name: str, as_of: int, at_least: int, expires: float) -> ReadBatch:
+    def read_batch(self, map_name: str, moment: Moment, expires: float) -> ReadBatch:
         """An open batch for such reads; its deadline is that of its first read, give or take."""
         for batch in self.reads:
             if (
                 batch.open
                 and batch.map == map_name
-                and batch.as_of == as_of
-                and batch.at_least == at_least
+                and batch.moment == moment
                 and abs(batch.expires - expires) < SEAL_SECONDS
             ):
                 return batch
-        made = ReadBatch(map_name, as_of, at_least, expires)
+        made = ReadBatch(map_name, moment, expires)
         self.add_read(made)
         return made
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
 from zlib import crc32
 
 from tidegrid.client.batch import Column
 from tidegrid.client.bulk import CHUNK_WRITES, BulkWriter, Outcomes
+from tidegrid.client.closes import Closes
 from tidegrid.client.dispatcher import Dispatcher, closed_error
 from tidegrid.client.entry import Ack, Entry, Outcome
 from tidegrid.client.feed import BUFFER_BYTES, PATIENCE_SECONDS, Feed
+from tidegrid.client.history import Version, history
+from tidegrid.client.moment import LATEST, Consistency, Moment, check_number, moment_of
 from tidegrid.client.rows import AsyncRows, IterableRows, Rows
 from tidegrid.client.scan import scan
 from tidegrid.client.session import NamedSession
@@ -26,6 +30,7 @@ from tidegrid.grid.model.values import encode_value
 _SEALED: Final = Column("", PartitionId(0), 0, 0.0, 0.0)
 _SEALED.open = False
 
+AckWhen = Literal["durable", "closed"]
 WritePairs = Iterable[tuple[Any, Any]] | AsyncIterable[tuple[Any, Any]] | Mapping[Any, Any]
 
 
@@ -36,9 +41,10 @@ class Map:
     StorageFullError when the grid stays overloaded until the deadline (then nothing was stored).
     """
 
-    def __init__(self, dispatcher: Dispatcher, name: str, deadline: float) -> None:
+    def __init__(self, dispatcher: Dispatcher, closes: Closes, name: str, deadline: float) -> None:
         self.name = name
         self._dispatcher = dispatcher
+        self._closes = closes
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._limits = Limits()
@@ -89,14 +95,21 @@ class Map:
         if_version: int | None = None,
         if_absent: bool = False,
         schema: int | None = None,
+        ack: AckWhen = "durable",
         deadline: float | None = None,
     ) -> Ack:
         """Stores `value` under `key`, durably.
 
         `if_version` n: only if the key is at version n; `if_absent`: only if it has no value (a deleted key has none).
+        `ack="closed"`: returns once the epoch of the write is closed, so that the write is in every cut from then on.
         Raises ConflictError (field `current`), RejectedError (a trigger's veto), DerivedMapError, InvalidKeyError,
-        InvalidValueError, TooLargeError. After DeadlineError or OutcomeUnknownError the write may have been applied.
+        InvalidValueError, TooLargeError. After DeadlineError or OutcomeUnknownError the write may have been applied;
+        one that is stored and not closed in time says so in its fields, `version` and `epoch`.
         """
+        if ack != "durable":
+            until = self._expires(deadline)
+            again = self.put(key, value, if_version=if_version, if_absent=if_absent, schema=schema, deadline=deadline)
+            return await self._closed(ack, again, until)
         if not self._partitions:
             await self._resolve()
         encoded = encode_key(key, self._key_bytes_max)
@@ -113,10 +126,26 @@ class Map:
             return await future
         return await self._write(encoded, raw, if_version, if_absent, schema, deadline, delete=False)
 
+    async def _closed(self, ack: str, writing: Coroutine[Any, Any, Ack], until: float) -> Ack:
+        if ack != "closed":
+            writing.close()
+            raise _unknown_ack(ack)
+        return await self._closes.covering(await writing, until)
+
     async def delete(
-        self, key: object, *, if_version: int | None = None, schema: int | None = None, deadline: float | None = None
+        self,
+        key: object,
+        *,
+        if_version: int | None = None,
+        schema: int | None = None,
+        ack: AckWhen = "durable",
+        deadline: float | None = None,
     ) -> Ack:
-        """Removes the value of `key`; that is a version too, also of a key that has none. Raises as `put`."""
+        """Removes the value of `key`; that is a version too, also of a key that has none. `ack`, errors: as `put`."""
+        if ack != "durable":
+            until = self._expires(deadline)
+            again = self.delete(key, if_version=if_version, schema=schema, deadline=deadline)
+            return await self._closed(ack, again, until)
         if not self._partitions:
             await self._resolve()
         return await self._write(
@@ -135,8 +164,8 @@ class Map:
     ) -> Ack:
         if if_absent and if_version:
             raise CallerError("give either if_version or if_absent")
-        _check_number("if_version", if_version, 0, 1 << 64)
-        _check_number("schema", schema, 0, 1 << 32)
+        check_number("if_version", if_version, 0, 1 << 64)
+        check_number("schema", schema, 0, 1 << 32)
         column = self._column(self._partition_of(key), schema, deadline)
         index = len(column.keys)
         if if_absent or if_version is not None:
@@ -176,16 +205,27 @@ class Map:
             raise closed_error()
 
     async def put_many(
-        self, rows: WritePairs, *, schema: int | None = None, deadline: float | None = None
+        self,
+        rows: WritePairs,
+        *,
+        schema: int | None = None,
+        ack: AckWhen = "durable",
+        deadline: float | None = None,
     ) -> list[Outcome]:
         """Writes many (key, value) pairs; one outcome per row, in their order: an Ack or the GridError of that row.
 
         `rows` may be an iterable, an async iterable or a mapping. `deadline` is for each chunk of some thousand rows.
-        For loads of any length use `put_stream`, which keeps nothing.
+        `ack="closed"` waits at the end, for another `deadline`, until all epochs are closed; rows that are stored and
+        were not closed in time have a DeadlineError that says so. For loads of any length use `put_stream`, which
+        keeps nothing.
         """
+        if ack not in ("durable", "closed"):
+            raise _unknown_ack(ack)
         outcomes: list[Outcome] = []
         async for part in self.put_stream(rows, schema=schema, deadline=deadline):
             outcomes.extend(part)
+        if ack == "closed":
+            return await self._closes.covering_all(outcomes, self._expires(deadline))
         return outcomes
 
     async def put_stream(
@@ -203,7 +243,7 @@ class Map:
         if not self._partitions:
             await self._resolve()
         self._check_open()
-        _check_number("schema", schema, 0, 1 << 32)
+        check_number("schema", schema, 0, 1 << 32)
         writer = BulkWriter(
             self._dispatcher,
             self.name,
@@ -224,28 +264,48 @@ class Map:
     # Reads --------------------------------------------------------------------------------------------------------
 
     async def get(
-        self, key: object, *, as_of: int | None = None, at_least: int | None = None, deadline: float | None = None
+        self,
+        key: object,
+        *,
+        as_of: int | datetime | None = None,
+        at_least: int | None = None,
+        wait: bool = True,
+        max_staleness: float | None = None,
+        consistency: Consistency = "causal",
+        deadline: float | None = None,
     ) -> Entry | None:
-        """The version of `key` that is current, or None.
+        """The version of `key` that is current, or None. It includes all that this client has read or written.
 
-        `as_of` e: as of the end of epoch e, repeatable; waits until e is closed. `at_least` e: the latest, once e is
-        closed. Raises EpochTooOldError, EpochTooNewError, and WrongKindError on a stream.
+        `as_of`: as of the end of a closed epoch, repeatable; an epoch, or a time with a time zone, which means the
+        epoch closed at that time or last before it. `at_least` e: the latest, once epoch e is closed.
+        `max_staleness`: the latest, once the node's last close is no older than so many seconds. What is not closed
+        yet is waited for until the deadline; with `wait=False` that is a NotClosedError at once.
+        `consistency="linearizable"`: also all that anybody was acknowledged before this call (docs/time.md).
+        Raises EpochTooOldError, EpochTooNewError, and WrongKindError on a stream.
         """
-        return await self._read(key, as_of, at_least, self._expires(deadline))
+        if not self._partitions:
+            await self._resolve()
+        expires = self._expires(deadline)
+        moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, expires)
+        return await self._request(encode_key(key, self._key_bytes_max), moment, expires)
 
     async def get_many(
         self,
         keys: Iterable[object],
         *,
-        as_of: int | None = None,
+        as_of: int | datetime | None = None,
         at_least: int | None = None,
+        wait: bool = True,
+        max_staleness: float | None = None,
+        consistency: Consistency = "causal",
         deadline: float | None = None,
     ) -> list[Entry | None]:
         """As `get`, for many keys, in their order. Without `as_of` they are read at different moments."""
         if not self._partitions:
             await self._resolve()
         expires = self._expires(deadline)
-        futures = [self._request(encode_key(key, self._key_bytes_max), as_of, at_least, expires) for key in keys]
+        moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, expires)
+        futures = [self._request(encode_key(key, self._key_bytes_max), moment, expires) for key in keys]
         try:
             return await asyncio.gather(*futures)
         except BaseException:
@@ -253,19 +313,28 @@ class Map:
                 future.cancel()
             raise
 
-    async def _read(self, key: object, as_of: int | None, at_least: int | None, expires: float) -> Entry | None:
-        if not self._partitions:
-            await self._resolve()
-        return await self._request(encode_key(key, self._key_bytes_max), as_of, at_least, expires)
+    async def _moment(
+        self,
+        as_of: int | datetime | None,
+        at_least: int | None,
+        wait: bool,
+        max_staleness: float | None,
+        consistency: str,
+        expires: float,
+    ) -> Moment:
+        """A time is resolved once, so that all that one call reads is of one epoch."""
+        if as_of is None and at_least is None and wait and max_staleness is None and consistency == "causal":
+            return LATEST
+        if isinstance(as_of, datetime):
+            moment_of(None, at_least, wait, max_staleness, consistency)  # its errors before anybody is asked
+            as_of = await self._closes.at(as_of, expires)
+        return moment_of(as_of, at_least, wait, max_staleness, consistency)
 
-    def _request(
-        self, key: bytes, as_of: int | None, at_least: int | None, expires: float
-    ) -> asyncio.Future[Entry | None]:
+    def _request(self, key: bytes, moment: Moment, expires: float) -> asyncio.Future[Entry | None]:
         self._check_open()
-        _check_epochs(as_of, at_least)
         partition = self._partition_of(key)
         future: asyncio.Future[Entry | None] = self._loop.create_future()
-        batch = self._dispatcher.lane(partition).read_batch(self.name, as_of or 0, at_least or 0, expires)
+        batch = self._dispatcher.lane(partition).read_batch(self.name, moment, expires)
         batch.add(key, partition, future)
         self._dispatcher.arm()
         return future
@@ -279,20 +348,23 @@ class Map:
         *,
         begin: object = None,
         end: object = None,
-        as_of: int | None = None,
+        as_of: int | datetime | None = None,
         at_least: int | None = None,
+        wait: bool = True,
+        max_staleness: float | None = None,
+        consistency: Consistency = "causal",
         limit: int | None = None,
         reverse: bool = False,
         deadline: float | None = None,
     ) -> AsyncIterator[Entry]:
         """Entries in key order: those whose key begins with the elements of `prefix`, or in [begin, end), or all.
 
-        `deadline` is for each page. With `as_of` the whole scan is one consistent cut; without, each page is of its moment.
+        `deadline` is for each page. With `as_of` the whole scan is one consistent cut; without, each page is of its
+        moment, and so are `at_least`, `max_staleness` and `consistency`, which are as of `get`.
         """
         if not self._partitions:
             await self._resolve()
         self._check_open()
-        _check_epochs(as_of, at_least)
         if prefix is not None and (begin is not None or end is not None):
             raise CallerError("give either a prefix, or begin and end")
         if prefix is not None:
@@ -301,19 +373,39 @@ class Map:
             low = b"" if begin is None else encode_key(begin, self._key_bytes_max)
             high = b"" if end is None else encode_key(end, self._key_bytes_max)
         seconds = self._deadline if deadline is None else deadline
+        moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, self._expires(deadline))
         found = scan(
             self._dispatcher,
             self.name,
             low,
             high,
-            as_of=as_of or 0,
-            at_least=at_least or 0,
+            moment=moment,
             limit=limit,
             reverse=reverse,
             deadline=seconds,
         )
         async for entry in found:
             yield entry
+
+    async def history(
+        self, key: object, *, after: int = 0, through: int | None = None, deadline: float | None = None
+    ) -> AsyncIterator[Version]:
+        """The versions that `key` has had, oldest first, deletions included: what readers as of their epochs see.
+
+        Those after epoch `after` (exclusive), up to `through` (inclusive). All durable ones, also where no close covers
+        them yet, and of any age: what memory no longer holds is looked for in the log of the key's partition, which
+        takes a while for a long one. `deadline` is for each page. Raises WrongKindError on a stream.
+        """
+        if not self._partitions:
+            await self._resolve()
+        self._check_open()
+        check_number("after", after, 0, 1 << 64)
+        check_number("through", through, 1, 1 << 64)
+        encoded = encode_key(key, self._key_bytes_max)
+        seconds = self._deadline if deadline is None else deadline
+        found = history(self._dispatcher, self.name, self._partition_of(encoded), encoded, after, through or 0, seconds)
+        async for version in found:
+            yield version
 
     def subscribe(
         self,
@@ -333,16 +425,10 @@ class Map:
         """
         if snapshot and after is not None:
             raise CallerError("a snapshot chooses its own epoch: give either `snapshot` or `after`")
-        _check_number("after", after, 0, 1 << 64)
+        check_number("after", after, 0, 1 << 64)
         self._check_open()
         return Feed(self._dispatcher, self.name, after, snapshot, buffer_bytes, marks, patience)
 
 
-def _check_epochs(as_of: int | None, at_least: int | None) -> None:
-    _check_number("as_of", as_of, 1, 1 << 64)
-    _check_number("at_least", at_least, 0, 1 << 64)
-
-
-def _check_number(name: str, number: int | None, low: int, end: int) -> None:
-    if number is not None and not (isinstance(number, int) and low <= number < end):
-        raise CallerError(f"{name} is a whole number from {low} on, not {number!r}")
+def _unknown_ack(ack: str) -> CallerError:
+    return CallerError(f"ack is 'durable' or 'closed', not {ack!r}")

@@ -1,6 +1,6 @@
 """Reads on their way to one owner: keys of one map at one time, one future per key.
 
-Reads may be repeated at will, so a retry is just sent again. Reads that wait for an epoch (`as_of`, `at_least`)
+Reads may be repeated at will, so a retry is just sent again. Reads that may wait for a close (`Moment.waiting`)
 never share a request with anything that does not wait.
 """
 
@@ -12,6 +12,7 @@ from typing import Final
 from tidegrid.client.batch import not_sent
 from tidegrid.client.entry import Entry
 from tidegrid.client.errors import RETRYABLE, error_of
+from tidegrid.client.moment import LATEST, Moment
 from tidegrid.grid.model.errors import DeadlineError, FormatError, GridError, TooLargeError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.v1 import grid_pb2
@@ -21,12 +22,11 @@ KEYS_MAX: Final = 1_000  # of one read batch: bounds its answer
 
 class ReadBatch:
     __slots__ = (
-        "as_of",
-        "at_least",
         "expires",
         "futures",
         "keys",
         "map",
+        "moment",
         "open",
         "partitions",
         "problem",
@@ -34,10 +34,9 @@ class ReadBatch:
         "tries",
     )
 
-    def __init__(self, map_name: str, as_of: int, at_least: int, expires: float) -> None:
+    def __init__(self, map_name: str, moment: Moment, expires: float) -> None:
         self.map = map_name
-        self.as_of = as_of
-        self.at_least = at_least
+        self.moment = moment
         self.expires = expires
         self.keys: list[bytes] = []
         self.partitions: list[PartitionId] = []
@@ -49,7 +48,7 @@ class ReadBatch:
 
     @property
     def waiting(self) -> bool:
-        return bool(self.as_of or self.at_least)
+        return self.moment.waiting
 
     def add(self, key: bytes, partition: PartitionId, future: asyncio.Future[Entry | None]) -> None:
         self.keys.append(key)
@@ -59,10 +58,12 @@ class ReadBatch:
             self.open = False
 
     def add_to(self, message: grid_pb2.ExchangeRequest) -> None:
-        message.reads.add(map=self.map, keys=self.keys, as_of=self.as_of, at_least=self.at_least)
+        read = message.reads.add(map=self.map, keys=self.keys)
+        if self.moment is not LATEST:
+            self.moment.stamp(read)
 
     def part(self, indexes: list[int]) -> ReadBatch:
-        made = ReadBatch(self.map, self.as_of, self.at_least, self.expires)
+        made = ReadBatch(self.map, self.moment, self.expires)
         made.open, made.tries, made.problem = False, self.tries, self.problem
         made.keys = [self.keys[index] for index in indexes]
         made.partitions = [self.partitions[index] for index in indexes]
@@ -111,11 +112,10 @@ class ReadBatch:
 
     def expire(self, in_flight: bool) -> None:
         if in_flight and self.waiting:
-            epoch = self.as_of or self.at_least
+            epoch = self.moment.as_of or self.moment.at_least
+            what = f"epoch {epoch} did not close" if epoch else "no new epoch was closed"
             self.fail(
-                DeadlineError(
-                    f"epoch {epoch} did not close within the deadline; wait longer, or read an earlier one", epoch=epoch
-                )
+                DeadlineError(f"{what} within the deadline; wait longer, or read an earlier one", epoch=epoch or None)
             )
         elif in_flight:
             self.fail(

@@ -15,6 +15,7 @@ from typing import Final
 
 from tidegrid.client.dispatcher import Dispatcher
 from tidegrid.client.entry import Entry
+from tidegrid.client.moment import Moment
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.v1 import grid_pb2
 
@@ -32,7 +33,8 @@ class _Pages:
         self.rows: list[Entry] = []
         self.more = True
         self._dispatcher = dispatcher
-        self._request = request
+        self._request = grid_pb2.ScanRequest()  # of its own: it moves on
+        self._request.CopyFrom(request)
         self._deadline = deadline  # seconds for each page
         self._ahead = ahead
         self._next: asyncio.Task[grid_pb2.ScanReply] | None = None
@@ -86,8 +88,7 @@ async def scan(
     begin: bytes,
     end: bytes,
     *,
-    as_of: int,
-    at_least: int,
+    moment: Moment,
     limit: int | None,
     reverse: bool,
     deadline: float,
@@ -97,24 +98,12 @@ async def scan(
         return
     assert dispatcher.routing is not None
     rows_max = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit)
-    partitions = [
-        _Pages(
-            dispatcher,
-            grid_pb2.ScanRequest(
-                map=map_name,
-                partition=partition,
-                begin=begin,
-                end=end,
-                rows_max=rows_max,
-                as_of=as_of,
-                at_least=at_least,
-                reverse=reverse,
-            ),
-            deadline,
-            ahead=limit is None or limit > PAGE_ROWS,
-        )
-        for partition in range(len(dispatcher.routing.owners))
-    ]
+    asked = grid_pb2.ScanRequest(map=map_name, begin=begin, end=end, rows_max=rows_max, reverse=reverse)
+    moment.stamp(asked)
+    partitions = []
+    for partition in range(len(dispatcher.routing.owners)):
+        asked.partition = partition
+        partitions.append(_Pages(dispatcher, asked, deadline, ahead=limit is None or limit > PAGE_ROWS))
     left = limit
     try:
         while True:

@@ -5,7 +5,9 @@ async with tidegrid.embedded.open() as grid:                 # in memory
     await grid.map("prices").put("ACME", {"bid": 9.5})
 
 async with tidegrid.embedded.open("data", nodes=3, triggers=["flights.py"], tick=None) as grid:
-    await grid.tick()                                        # one round of the token
+    await grid.map("flights.raw").put(key, row)
+    epoch = await grid.tick()                                # closes an epoch, which has that write
+    await grid.map("flights").get(key, as_of=epoch)
 """
 
 from __future__ import annotations

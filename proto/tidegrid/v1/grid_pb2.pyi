@@ -208,11 +208,20 @@ class ReadBatch(google.protobuf.message.Message):
     KEYS_FIELD_NUMBER: builtins.int
     AS_OF_FIELD_NUMBER: builtins.int
     AT_LEAST_FIELD_NUMBER: builtins.int
+    AT_ONCE_FIELD_NUMBER: builtins.int
+    STALENESS_MS_MAX_FIELD_NUMBER: builtins.int
+    LINEARIZABLE_FIELD_NUMBER: builtins.int
     map: builtins.str
     as_of: builtins.int
     """0: latest"""
     at_least: builtins.int
     """wait until this epoch is closed here"""
+    at_once: builtins.bool
+    """do not wait for a close: refuse with NOT_CLOSED"""
+    staleness_ms_max: builtins.int
+    """the last close applied here is no older than this; 0: of any age"""
+    linearizable: builtins.bool
+    """check at the log that nobody else has written"""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
     def __init__(
@@ -222,8 +231,11 @@ class ReadBatch(google.protobuf.message.Message):
         keys: collections.abc.Iterable[builtins.bytes] | None = ...,
         as_of: builtins.int = ...,
         at_least: builtins.int = ...,
+        at_once: builtins.bool = ...,
+        staleness_ms_max: builtins.int = ...,
+        linearizable: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "keys", b"keys", "map", b"map"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "at_once", b"at_once", "keys", b"keys", "linearizable", b"linearizable", "map", b"map", "staleness_ms_max", b"staleness_ms_max"]) -> None: ...
 
 global___ReadBatch = ReadBatch
 
@@ -656,6 +668,9 @@ class ScanRequest(google.protobuf.message.Message):
     AT_LEAST_FIELD_NUMBER: builtins.int
     DEADLINE_MS_FIELD_NUMBER: builtins.int
     REVERSE_FIELD_NUMBER: builtins.int
+    AT_ONCE_FIELD_NUMBER: builtins.int
+    STALENESS_MS_MAX_FIELD_NUMBER: builtins.int
+    LINEARIZABLE_FIELD_NUMBER: builtins.int
     map: builtins.str
     partition: builtins.int
     begin: builtins.bytes
@@ -667,6 +682,10 @@ class ScanRequest(google.protobuf.message.Message):
     at_least: builtins.int
     deadline_ms: builtins.int
     reverse: builtins.bool
+    at_once: builtins.bool
+    """as of ReadBatch"""
+    staleness_ms_max: builtins.int
+    linearizable: builtins.bool
     @property
     def carry(self) -> global___Carry: ...
     def __init__(
@@ -682,9 +701,12 @@ class ScanRequest(google.protobuf.message.Message):
         at_least: builtins.int = ...,
         deadline_ms: builtins.int = ...,
         reverse: builtins.bool = ...,
+        at_once: builtins.bool = ...,
+        staleness_ms_max: builtins.int = ...,
+        linearizable: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "begin", b"begin", "carry", b"carry", "deadline_ms", b"deadline_ms", "end", b"end", "map", b"map", "partition", b"partition", "reverse", b"reverse", "rows_max", b"rows_max"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "at_once", b"at_once", "begin", b"begin", "carry", b"carry", "deadline_ms", b"deadline_ms", "end", b"end", "linearizable", b"linearizable", "map", b"map", "partition", b"partition", "reverse", b"reverse", "rows_max", b"rows_max", "staleness_ms_max", b"staleness_ms_max"]) -> None: ...
 
 global___ScanRequest = ScanRequest
 
@@ -829,6 +851,149 @@ class WaitEpochReply(google.protobuf.message.Message):
 global___WaitEpochReply = WaitEpochReply
 
 @typing.final
+class EpochAtRequest(google.protobuf.message.Message):
+    """Which epoch was closed at a wall-clock time, or last before it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    time_ms: builtins.int
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        time_ms: builtins.int = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deadline_ms", b"deadline_ms", "time_ms", b"time_ms"]) -> None: ...
+
+global___EpochAtRequest = EpochAtRequest
+
+@typing.final
+class EpochAtReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    epoch: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        epoch: builtins.int = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error"]) -> None: ...
+
+global___EpochAtReply = EpochAtReply
+
+@typing.final
+class HistoryRequest(google.protobuf.message.Message):
+    """Versions of one key, oldest first, a page at a time: ask on with the cursor of the reply until `more` is false."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    MAP_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    THROUGH_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    partition: builtins.int
+    key: builtins.bytes
+    after: builtins.int
+    """an epoch, exclusive"""
+    through: builtins.int
+    """inclusive; 0: to the end"""
+    position: builtins.int
+    """of the last version had in that page; 0: none of `after` or below is wanted"""
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        map: builtins.str = ...,
+        partition: builtins.int = ...,
+        key: builtins.bytes = ...,
+        after: builtins.int = ...,
+        through: builtins.int = ...,
+        position: builtins.int = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "carry", b"carry", "deadline_ms", b"deadline_ms", "key", b"key", "map", b"map", "partition", b"partition", "position", b"position", "through", b"through"]) -> None: ...
+
+global___HistoryRequest = HistoryRequest
+
+@typing.final
+class HistoryReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    OPS_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    EPOCHS_FIELD_NUMBER: builtins.int
+    TIMES_MS_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    ops: builtins.bytes
+    """one byte per version: 1 put, 2 delete"""
+    after: builtins.int
+    """the cursor: `after` and `position` of the next request"""
+    position: builtins.int
+    more: builtins.bool
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def epochs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def times_ms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        values: collections.abc.Iterable[builtins.bytes] | None = ...,
+        ops: builtins.bytes = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+        epochs: collections.abc.Iterable[builtins.int] | None = ...,
+        times_ms: collections.abc.Iterable[builtins.int] | None = ...,
+        after: builtins.int = ...,
+        position: builtins.int = ...,
+        more: builtins.bool = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "carry", b"carry", "epochs", b"epochs", "error", b"error", "more", b"more", "ops", b"ops", "position", b"position", "times_ms", b"times_ms", "values", b"values", "versions", b"versions"]) -> None: ...
+
+global___HistoryReply = HistoryReply
+
+@typing.final
 class StatusRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -911,6 +1076,39 @@ class FeedStatus(google.protobuf.message.Message):
 global___FeedStatus = FeedStatus
 
 @typing.final
+class Hindrance(google.protobuf.message.Message):
+    """What keeps time from going on."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    AGE_MS_FIELD_NUMBER: builtins.int
+    WORDS_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    node: builtins.int
+    epoch: builtins.int
+    """it cannot be closed; 0: not known"""
+    age_ms: builtins.int
+    """for how long; where that is not known, since the last close"""
+    words: builtins.str
+    def __init__(
+        self,
+        *,
+        partition: builtins.int | None = ...,
+        node: builtins.int = ...,
+        epoch: builtins.int = ...,
+        age_ms: builtins.int = ...,
+        words: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_partition", b"_partition", "partition", b"partition"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_partition", b"_partition", "age_ms", b"age_ms", "epoch", b"epoch", "node", b"node", "partition", b"partition", "words", b"words"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_partition", b"_partition"]) -> typing.Literal["partition"] | None: ...
+
+global___Hindrance = Hindrance
+
+@typing.final
 class NodeStatus(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -932,6 +1130,8 @@ class NodeStatus(google.protobuf.message.Message):
     REFERENCE_EPOCH_FIELD_NUMBER: builtins.int
     STORAGE_FULL_FIELD_NUMBER: builtins.int
     TICK_MS_FIELD_NUMBER: builtins.int
+    HINDRANCE_FIELD_NUMBER: builtins.int
+    CLOSED_AGE_MS_FIELD_NUMBER: builtins.int
     node: builtins.int
     incarnation: builtins.int
     address: builtins.str
@@ -952,10 +1152,16 @@ class NodeStatus(google.protobuf.message.Message):
     """of this node's copies"""
     storage_full: builtins.bool
     tick_ms: builtins.int
+    closed_age_ms: builtins.int
+    """since the last close that is known here"""
     @property
     def partitions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PartitionStatus]: ...
     @property
     def feeds(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FeedStatus]: ...
+    @property
+    def hindrance(self) -> global___Hindrance:
+        """as held_back_by; absent: no one"""
+
     def __init__(
         self,
         *,
@@ -977,8 +1183,11 @@ class NodeStatus(google.protobuf.message.Message):
         reference_epoch: builtins.int = ...,
         storage_full: builtins.bool = ...,
         tick_ms: builtins.int = ...,
+        hindrance: global___Hindrance | None = ...,
+        closed_age_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["hindrance", b"hindrance"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "closed_age_ms", b"closed_age_ms", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "hindrance", b"hindrance", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 
@@ -1120,10 +1329,17 @@ class GetRequest(google.protobuf.message.Message):
     KEY_JSON_FIELD_NUMBER: builtins.int
     AS_OF_FIELD_NUMBER: builtins.int
     AT_LEAST_FIELD_NUMBER: builtins.int
+    AT_ONCE_FIELD_NUMBER: builtins.int
+    STALENESS_MS_MAX_FIELD_NUMBER: builtins.int
+    LINEARIZABLE_FIELD_NUMBER: builtins.int
     map: builtins.str
     key_json: builtins.str
     as_of: builtins.int
     at_least: builtins.int
+    at_once: builtins.bool
+    """as of ReadBatch"""
+    staleness_ms_max: builtins.int
+    linearizable: builtins.bool
     @property
     def carry(self) -> global___Carry: ...
     def __init__(
@@ -1134,9 +1350,12 @@ class GetRequest(google.protobuf.message.Message):
         key_json: builtins.str = ...,
         as_of: builtins.int = ...,
         at_least: builtins.int = ...,
+        at_once: builtins.bool = ...,
+        staleness_ms_max: builtins.int = ...,
+        linearizable: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "carry", b"carry", "key_json", b"key_json", "map", b"map"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "at_once", b"at_once", "carry", b"carry", "key_json", b"key_json", "linearizable", b"linearizable", "map", b"map", "staleness_ms_max", b"staleness_ms_max"]) -> None: ...
 
 global___GetRequest = GetRequest
 

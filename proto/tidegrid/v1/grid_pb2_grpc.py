@@ -70,6 +70,16 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.WaitEpochRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.WaitEpochReply.FromString,
                 _registered_method=True)
+        self.EpochAt = channel.unary_unary(
+                '/tidegrid.v1.Grid/EpochAt',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.EpochAtRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.EpochAtReply.FromString,
+                _registered_method=True)
+        self.History = channel.unary_unary(
+                '/tidegrid.v1.Grid/History',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.HistoryRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.HistoryReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/tidegrid.v1.Grid/Status',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.StatusRequest.SerializeToString,
@@ -138,6 +148,18 @@ class GridServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EpochAt(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def History(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -201,6 +223,16 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.WaitEpoch,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.WaitEpochRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.WaitEpochReply.SerializeToString,
+            ),
+            'EpochAt': grpc.unary_unary_rpc_method_handler(
+                    servicer.EpochAt,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.EpochAtRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.EpochAtReply.SerializeToString,
+            ),
+            'History': grpc.unary_unary_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.HistoryRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.HistoryReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -413,6 +445,60 @@ class Grid(object):
             '/tidegrid.v1.Grid/WaitEpoch',
             tidegrid_dot_v1_dot_grid__pb2.WaitEpochRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.WaitEpochReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EpochAt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/EpochAt',
+            tidegrid_dot_v1_dot_grid__pb2.EpochAtRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.EpochAtReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/History',
+            tidegrid_dot_v1_dot_grid__pb2.HistoryRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.HistoryReply.FromString,
             options,
             channel_credentials,
             insecure,

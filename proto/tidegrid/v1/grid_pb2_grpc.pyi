@@ -56,6 +56,16 @@ class GridStub:
         tidegrid.v1.grid_pb2.WaitEpochReply,
     ]
 
+    EpochAt: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.EpochAtRequest,
+        tidegrid.v1.grid_pb2.EpochAtReply,
+    ]
+
+    History: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.HistoryRequest,
+        tidegrid.v1.grid_pb2.HistoryReply,
+    ]
+
     Status: grpc.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.StatusRequest,
         tidegrid.v1.grid_pb2.StatusReply,
@@ -115,6 +125,16 @@ class GridAsyncStub:
     WaitEpoch: grpc.aio.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.WaitEpochRequest,
         tidegrid.v1.grid_pb2.WaitEpochReply,
+    ]
+
+    EpochAt: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.EpochAtRequest,
+        tidegrid.v1.grid_pb2.EpochAtReply,
+    ]
+
+    History: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.HistoryRequest,
+        tidegrid.v1.grid_pb2.HistoryReply,
     ]
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
@@ -191,6 +211,20 @@ class GridServicer(metaclass=abc.ABCMeta):
         request: tidegrid.v1.grid_pb2.WaitEpochRequest,
         context: _ServicerContext,
     ) -> typing.Union[tidegrid.v1.grid_pb2.WaitEpochReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.WaitEpochReply]]: ...
+
+    @abc.abstractmethod
+    def EpochAt(
+        self,
+        request: tidegrid.v1.grid_pb2.EpochAtRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.EpochAtReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.EpochAtReply]]: ...
+
+    @abc.abstractmethod
+    def History(
+        self,
+        request: tidegrid.v1.grid_pb2.HistoryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.HistoryReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.HistoryReply]]: ...
 
     @abc.abstractmethod
     def Status(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
 import pytest
 
-from tests.integration.cli.conftest import Served, call
+from tests.integration.cli.conftest import Served, call, running
 
 
 def test_a_write_is_read_back(served: Served) -> None:
@@ -35,6 +38,61 @@ def test_the_past_is_read_as_of_an_epoch(served: Served) -> None:
         assert old["value"] == "one"
     new = call(served, "get", "anything", "[1, 2]", "--as-of", str(second["epoch"]), "--json").record
     assert new["value"] == "two"
+
+
+def test_the_past_is_read_as_of_a_time(served: Served) -> None:
+    first = call(served, "put", "anything", '["time", 1]', '"one"', "--closed", "--json").record
+    assert call(served, "get", "anything", '["time", 1]', "--at-least", str(first["epoch"]), "--no-wait").code == 0
+    now = datetime.now(UTC)
+    while datetime.now(UTC) < now + timedelta(milliseconds=2):
+        pass
+    second = call(served, "put", "anything", '["time", 1]', '"two"', "--closed", "--json").record
+    assert second["epoch"] > first["epoch"]
+    for zone in (UTC, timezone(timedelta(hours=-3))):
+        then = now.astimezone(zone).isoformat()
+        assert call(served, "get", "anything", '["time", 1]', "--as-of", then, "--json").record["value"] == "one"
+        (row,) = call(served, "scan", "anything", "--prefix", '["time"]', "--as-of", then, "--json").records
+        assert row["value"] == "one"
+    later = (now + timedelta(days=1)).isoformat()
+    assert call(served, "get", "anything", '["time", 1]', "--as-of", later, "--json").record["value"] == "two"
+
+
+def test_how_new_the_latest_is(served: Served) -> None:
+    epoch = call(served, "put", "anything", '["new", 1]', "1", "--json").record["epoch"]
+    for options in (["--linearizable"], ["--max-staleness", "60"], ["--at-least", str(epoch), "--linearizable"]):
+        assert call(served, "get", "anything", '["new", 1]', *options).out == "1\n"
+        assert call(served, "scan", "anything", "--prefix", '["new"]', *options).out == '["new", 1]\t1\n'
+    limit = call(served, "ring", "--once", "--json").record["limit"]
+    refused = call(served, "get", "anything", '["new", 1]', "--at-least", str(limit - 1), "--no-wait", "--json")
+    assert refused.code == 5 and refused.error["code"] == "NOT_CLOSED"
+    assert refused.error["fields"]["requested"] == limit - 1 > refused.error["fields"]["closed"]
+
+
+def test_history(served: Served) -> None:
+    wanted = [call(served, "put", "anything", '["history"]', value, "--json").record for value in ("1", "2")]
+    wanted.append(call(served, "delete", "anything", '["history"]', "--json").record)
+    told = call(served, "history", "anything", '["history"]', "--json")
+    assert [(row["version"], row["epoch"]) for row in told.records] == [
+        (row["version"], row["epoch"]) for row in wanted
+    ]
+    assert [(row["value"], row["deleted"]) for row in told.records] == [(1, False), (2, False), (None, True)]
+    lines = call(served, "history", "anything", '["history"]').out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["1", "2", "3"] and lines[2].endswith("(deleted)")
+    after = call(served, "history", "anything", '["history"]', "--after", str(wanted[2]["epoch"]), "--json")
+    assert (after.code, after.out) == (1, "")
+
+
+def test_ring(served: Served) -> None:
+    record = call(served, "ring", "--once", "--json").record
+    assert record["closed"] < record["epoch"] < record["limit"] and record["held_back_by"] == []
+    assert [node["node"] for node in record["nodes"]] == [0, 1, 2]
+    assert sorted(part for node in record["nodes"] for part in node["partitions"]) == list(range(16))
+    people = call(served, "ring", "--once").out
+    assert "node 2" in people and "╭" in people and "nothing holds time back" in people
+    with running(served, "ring", "--every", "0.02", "--json") as watching:
+        assert watching.stdout is not None
+        told = [json.loads(watching.stdout.readline()) for _ in range(3)]
+    assert all(one["closed"] >= record["closed"] for one in told)
 
 
 def test_a_key_without_a_value_is_exit_code_1(served: Served) -> None:
@@ -93,6 +151,12 @@ def test_triggers_translate_and_refuse(served: Served) -> None:
         (["put", "shops", "x", "123456789012345678901234567890"], 2, "64 bits"),
         (["get", "shops", "x", "--as-of", "1000000000"], 1, "limit"),
         (["get", "large", "north,1"], 1, "stream"),
+        (["history", "large", "north,1"], 1, "stream"),
+        (["get", "shops", "x", "--as-of", "yesterday"], 2, "neither an epoch nor a time"),
+        (["get", "shops", "x", "--as-of", "2026-01-31T12:00:00"], 2, "time zone"),
+        (["get", "shops", "x", "--as-of", "1999-01-31T12:00:00Z"], 1, "remembers epoch"),
+        (["get", "shops", "x", "--as-of", "1", "--linearizable"], 1, "everywhere"),
+        (["scan", "shops", "--as-of", "1", "--at-least", "1"], 1, "everywhere"),
         (["get", "shops"], 2, "KEY"),
         (["get", "shops", "x", "--wrong"], 2, "--wrong"),
         (["nonsense"], 2, "nonsense"),

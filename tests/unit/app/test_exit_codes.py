@@ -26,6 +26,7 @@ from tidegrid.grid.model.errors import GridError
         (errors.FormatError, 4),
         (errors.LogFailedError, 4),
         (errors.DeadlineError, 5),
+        (errors.NotClosedError, 5),
         (errors.StoppingError, 5),
         (errors.StorageFullError, 5),
         (errors.BusyError, 5),

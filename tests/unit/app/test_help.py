@@ -28,8 +28,8 @@ ALL = dict(commands())
 
 def test_the_commands() -> None:
     assert set(ALL) == {
-        "serve", "verify", "version", "load", "put", "delete", "get", "scan", "map create", "map list", "subscribe",
-        "replica", "status",
+        "serve", "verify", "version", "load", "put", "delete", "get", "scan", "history", "map create", "map list", "subscribe",
+        "replica", "status", "ring",
     }  # fmt: skip
 
 

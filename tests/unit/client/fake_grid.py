@@ -56,6 +56,9 @@ class FakeGrid:
         self.maps: dict[str, control_pb2.MapSpec] = {}
         self.epoch, self.closed, self.control = 5, 4, 7
         self.horizon = 0
+        self.close_times: list[tuple[int, int]] = []  # (epoch, time_ms), as `EpochAt` is to know them
+        self.asked_times: list[int] = []
+        self.waits = 0  # questions for a close that was not there yet
         self.ready = True
         # partition -> records (position, epoch, time_ms, [serialized Section])
         self.log: dict[int, list[tuple[int, int, int, list[bytes]]]] = defaultdict(list)
@@ -350,10 +353,15 @@ class FakeTransport:
             if request.as_of or request.at_least:
                 await grid.wait_closed(max(request.as_of, request.at_least), request.deadline_ms)
             return grid.scan(request, member.node)
+        if method == "EpochAt":
+            grid.asked_times.append(request.time_ms)
+            found = max((epoch for epoch, time_ms in grid.close_times if time_ms <= request.time_ms), default=0)
+            return grid_pb2.EpochAtReply(carry=grid.carry(), epoch=found)
         if method == "Commit":
             return await self._commit(member.node, request, timeout)
         if method == "WaitEpoch":
             reply = grid_pb2.WaitEpochReply()
+            grid.waits += request.closed > grid.closed
             try:
                 await grid.wait_closed(request.closed, request.deadline_ms)
             except TimeoutError:

@@ -372,10 +372,10 @@ async def test_the_token_goes_out_with_every_request(fake: FakeGrid, grid: Grid)
     m = grid.map("m")
     fake.tick(3)
     await m.put("a", 1)
-    assert grid.token == (fake.control, fake.epoch)
+    assert grid.token() == (fake.grid_id, fake.control, fake.epoch)
     await m.get("a")
-    assert (fake.requests[-1].carry.control, fake.requests[-1].carry.epoch) == grid.token
-    assert fake.requests[-1].carry.grid_id == fake.grid_id
+    carry = fake.requests[-1].carry
+    assert (carry.grid_id, carry.control, carry.epoch) == grid.token()
 
 
 async def test_closing_finishes_what_is_in_flight(fake: FakeGrid) -> None:

@@ -1,7 +1,9 @@
 """One node on a stand: the engine over a log in memory, every step done by hand, so that a test says when.
 
-`turn` computes and collects effects; a frame waits in `frames` until the test lets it `land` or `fail`. Answers are in
-`answered`, in order. The control log is written by the test: `close` appends a CLOSE and lets the node read it.
+`turn` computes and collects effects; a frame, or the FILL that settles its slot, waits in `frames` until the test lets
+it `land` or `fail`; what a partition that is being opened asks for waits in `opening`, and `open_all` does it all.
+Answers are in `answered`, in order. The control log is written by the test: `close` appends a CLOSE and lets the node
+read it.
 """
 
 from __future__ import annotations
@@ -11,28 +13,48 @@ from typing import Any
 
 import msgpack
 from tidegrid.grid.engine.checkpoint import Recovery
-from tidegrid.grid.engine.effects import Answered, AppendControl, AppendFrame, ReadControl, Tell
+from tidegrid.grid.engine.effects import (
+    Answered,
+    Append,
+    AppendControl,
+    AppendGroup,
+    CheckTails,
+    LoadCheckpoint,
+    Purpose,
+    ReadControl,
+    ReadLog,
+    Tell,
+)
 from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import CloseRequest, ReadRequest, ScanRequest
 from tidegrid.grid.engine.retention import RetentionOptions
 from tidegrid.grid.engine.write import WriteRequest
-from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
-from tidegrid.grid.log.record import DELETE, PUT, encode_open
-from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Position, partition_log
+from tidegrid.grid.log.record import DELETE, PUT
+from tidegrid.grid.model.errors import GridError, WrongTailError
+from tidegrid.grid.model.ids import (
+    BEFORE_FIRST,
+    CONTROL_LOG,
+    Epoch,
+    Incarnation,
+    NodeId,
+    PartitionId,
+    Position,
+    partition_log,
+)
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import KeyField, MapKind, MapSpec
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.ring.local import RingOptions
-from tidegrid.grid.ring.ownership import open_stamp, plan_view
+from tidegrid.grid.ring.ownership import next_view
 from tidegrid.grid.ring.view import Member
 from tidegrid.triggers.loader import load_modules
-from tidegrid.v1.control_pb2 import Close, ControlRecord, Deploy, GridCreated, Horizon, MapDeclared, Module
+from tidegrid.v1.control_pb2 import Close, ControlRecord, Deploy, GridCreated, Horizon, MapDeclared, Module, View
 
 GRID_ID = b"stand-of-a-node!"
 NOWHERE = Carry(b"", Position(0), Epoch(0))
@@ -80,11 +102,16 @@ class Stand:
         self.recent_bytes = recent_bytes
         self.nodes = [NodeId(node) for node in nodes]
         self.now = 0.0
-        self.frames: list[AppendFrame] = []
+        self.frames: list[Append] = []
+        self.reads: list[ReadLog] = []  # of slots that were found taken
+        self.opening: list[LoadCheckpoint | ReadLog | Append] = []
+        self.checkpoints: dict[PartitionId, tuple[Position, list[bytes]]] = {}
         self.answered: list[Any] = []
         self.told: list[Tell] = []
         self.control_appends: list[AppendControl] = []
         self.readings = 0
+        self.tail_checks: list[CheckTails] = []
+        self.group_appends: list[AppendGroup] = []
         self.sequences: dict[bytes, int] = {}
         self.control = ControlState()
         if log is None:
@@ -138,39 +165,52 @@ class Stand:
     # Life ----------------------------------------------------------------------------------------------------------
 
     def start(self, me: int = 0) -> Node:
-        """A new life: all that is volatile is gone, partitions are recovered and not opened yet."""
+        """A new life in a view that names it: all that is volatile is gone, no partition is open yet."""
         control = ControlState()
         self.fold(control)
-        known = control.view.members.get(NodeId(me))
-        member = Member(NodeId(me), Incarnation(known.incarnation + 1 if known is not None else 1))
-        self.declare(ControlRecord(view=plan_view(control, member, self.nodes)))
+        members = []
+        for node in self.nodes:
+            known = control.view.members.get(node)
+            before = known.incarnation if known is not None else 0
+            members.append(Member(node, Incarnation(before + 1 if node == me or not before else before)))
+        self.declare(ControlRecord(view=next_view(control, members)))
+        return self.begin(members[self.nodes.index(NodeId(me))])
+
+    def begin(self, member: Member) -> Node:
+        """A node over the control log as it is."""
+        control = ControlState()
         self.fold(control)
-        self.closed_at_view = control.closed
-        self.node = Node(
-            NodeId(me),
-            member.incarnation,
-            control,
-            self.limits,
-            RingOptions(tick=None),
-            self.retention,
-            self.recent_bytes,
-        )
-        self.node.control_records(self.instant, [])
-        for number in control.view.owned_by(NodeId(me), member.incarnation):
-            recover(self.log, self.node.adopt(number), self.node.writes.reference_maps)
+        self.frames, self.reads, self.opening = [], [], []
+        options = RingOptions(tick=None)
+        self.node = Node(member, control, self.limits, options, self.retention, self.recent_bytes)
+        self.node.start(self.instant)
+        self.collect()
         return self.node
 
-    def open_all(self) -> None:
-        for number, partition in self.node.partitions.items():
-            stamp = open_stamp(self.node.epoch, self.closed_at_view, partition.last_stamp)
-            term = self.node.control.view.owners[number].term
-            payload = encode_open(number, term, stamp, self.node.me, self.node.incarnation, self.time_ms)
-            (position,) = self.log.append([Entry(partition_log(number), partition.tail, stamp, payload)])
-            self.node.opened(self.instant, number, position, stamp)
+    def view(self, message: View) -> Position:
+        """As any node may: appended, and not read by the node on the stand yet."""
+        return self.declare(ControlRecord(view=message))
+
+    def open_one(self) -> LoadCheckpoint | ReadLog | Append:
+        """Does what the opening of a partition asked for first."""
+        effect = self.opening.pop(0)
+        if isinstance(effect, LoadCheckpoint):
+            position, chunks = self.checkpoints.get(effect.partition, (BEFORE_FIRST, []))
+            for _ in self.node.checkpoint_loaded(self.instant, effect, position, chunks):
+                pass
+        elif isinstance(effect, ReadLog):
+            self.node.log_read(self.instant, effect, self.log_of(effect.partition, effect.after))
+        else:
+            self._append(effect)
         self.collect()
+        return effect
+
+    def open_all(self) -> None:
+        while self.opening:
+            self.open_one()
 
     def restart(self) -> None:
-        self.frames, self.answered = [], []
+        self.answered = []
         self.start()
         self.open_all()
 
@@ -189,8 +229,12 @@ class Stand:
 
     def collect(self) -> None:
         for effect in self.node.take():
-            if isinstance(effect, AppendFrame):
-                self.frames.append(effect)
+            if isinstance(effect, Append):
+                (self.opening if effect.slot.purpose is Purpose.OPEN else self.frames).append(effect)
+            elif isinstance(effect, ReadLog):
+                (self.opening if effect.partition in self.node.openings else self.reads).append(effect)
+            elif isinstance(effect, LoadCheckpoint):
+                self.opening.append(effect)
             elif isinstance(effect, Answered):
                 self.answered.extend(effect.requests)
             elif isinstance(effect, Tell):
@@ -199,17 +243,42 @@ class Stand:
                 self.control_appends.append(effect)
             elif isinstance(effect, ReadControl):
                 self.readings += 1
+            elif isinstance(effect, CheckTails):
+                self.tail_checks.append(effect)
+            elif isinstance(effect, AppendGroup):
+                self.group_appends.append(effect)
 
     def turn(self) -> None:
         self.collect()
         while self.node.compute(self.instant, 1_000_000):
             self.collect()
 
+    def _append(self, effect: Append) -> None:
+        """As the log does it: a slot that is taken is not overwritten."""
+        try:
+            (position,) = self.log.append([effect.entry])
+        except WrongTailError as error:
+            self.node.append_failed(self.instant, effect.slot, error)
+        else:
+            self.node.landed(self.instant, effect.slot, position)
+
     def land(self) -> None:
-        """The oldest frame gets into the log."""
-        frame = self.frames.pop(0)
-        (position,) = self.log.append([frame.entry])
-        self.node.landed(self.instant, frame.partition, position)
+        """The oldest frame reaches the log."""
+        self._append(self.frames.pop(0))
+        self.turn()
+
+    def write_log(self, payload: bytes, stamp: int, partition: int = 0) -> Position:
+        """Somebody else's record, at the end of the log of a partition."""
+        name = partition_log(PartitionId(partition))
+        return self.log.append([Entry(name, self.log.tail(name), Epoch(stamp), payload)])[0]
+
+    def log_of(self, partition: int = 0, after: int = 0) -> list[LogRecord]:
+        return list(self.log.read(partition_log(PartitionId(partition)), Position(after), 1 << 30))
+
+    def read_slot(self) -> None:
+        """The node is told what has taken its slot."""
+        read = self.reads.pop(0)
+        self.node.log_read(self.instant, read, self.log_of(read.partition, read.after))
         self.turn()
 
     def land_all(self) -> None:
@@ -218,14 +287,25 @@ class Stand:
             self.land()
 
     def fail(self, error: GridError) -> None:
-        """The oldest frame does not."""
-        self.node.append_failed(self.instant, self.frames.pop(0).partition, error)
+        """The oldest frame is said not to have reached it."""
+        self.node.append_failed(self.instant, self.frames.pop(0).slot, error)
         self.turn()
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.node.time_passed(self.instant)
         self.collect()
+
+    def look(self) -> dict[PartitionId, Position]:
+        """What the log says to the oldest check, now."""
+        return {number: self.log.tail(partition_log(number)) for number in self.tail_checks[0].partitions}
+
+    def check_tails(self, tails: Mapping[PartitionId, Position] | None = None, error: GridError | None = None) -> None:
+        """The node hears of the oldest check: `tails`, or what the log says now."""
+        found = self.look() if tails is None else tails
+        check = self.tail_checks.pop(0)
+        self.node.tails_checked(self.instant, check.number, found, self.log.tail(CONTROL_LOG), error)
+        self.turn()
 
     # Requests --------------------------------------------------------------------------------------------------------
 
@@ -277,9 +357,19 @@ class Stand:
         assert request in self.answered
         return request
 
-    def get(self, of: Any, *, map_name: str = "t", as_of: int = 0, at_least: int = 0, **more: Any) -> ReadRequest:
-        request = ReadRequest(map_name, [key(of)], Epoch(as_of), Epoch(at_least), "to the test")
-        self.submit(request, **more)
+    def get(
+        self,
+        of: Any,
+        *,
+        map_name: str = "t",
+        as_of: int = 0,
+        at_least: int = 0,
+        carry: Carry = NOWHERE,
+        seconds: float = 10.0,
+        **freshness: Any,
+    ) -> ReadRequest:
+        request = ReadRequest(map_name, [key(of)], Epoch(as_of), Epoch(at_least), "to the test", **freshness)
+        self.submit(request, carry, seconds)
         return request
 
     def value(self, of: Any, **more: Any) -> Any:

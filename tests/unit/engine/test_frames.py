@@ -72,6 +72,22 @@ def test_no_record_is_larger_than_the_limit(batches: list[tuple[str, list[int]]]
             assert len(request.values[row]) > 200, "a small write fits"
 
 
+def test_outputs_name_the_writes_that_caused_them_whatever_the_order_of_batches() -> None:
+    stand = Stand(source=MAPPED)
+    batches = [("raw", ["a", "b"]), ("t", ["c"]), ("raw", ["d"]), ("s", ["e"]), ("raw", ["f"])]
+    for number, (name, keys) in enumerate(batches):
+        batch = stand.batch([(key, key) for key in keys], map_name=name, session=client_session(number))
+        stand.node.submit(stand.instant, batch, NOWHERE, 10.0)
+    stand.turn()
+    record = decode_record(stand.frames[0].entry.payload)
+    sections = [decode_section(section) for section in record.sections]
+    writes = [key for section in sections[: record.write_sections] for key in section.keys]
+    assert len(writes) == 6
+    copies, said = sections[record.write_sections :]
+    assert [writes[cause] for cause in copies.causes] == list(copies.keys)
+    assert [writes[cause] for cause in said.causes] == list(said.keys)
+
+
 def test_a_batch_longer_than_a_frame_lands_in_several() -> None:
     stand = Stand(limits=Limits(frame_writes_max=3))
     request = stand.put([(f"k{row}", row) for row in range(8)])

@@ -17,7 +17,7 @@ from tidegrid.grid.log.record import encode_section
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.ring.ownership import PartitionState, moved_view
 from tidegrid.grid.ring.view import Member, Owner, view_message
 from tidegrid.v1.control_pb2 import Close, ControlRecord, GridCreated, Horizon
 from tidegrid.v1.ring_pb2 import ReferenceReply, ReferenceRequest
@@ -32,7 +32,7 @@ class Grid:
 
     def __init__(self, partitions: int = 4, recent_bytes: int = 1 << 20) -> None:
         self.records: list[ControlRecord] = []
-        self.mail: list[tuple[NodeId, Message]] = []
+        self.mail: list[tuple[NodeId, Position, Message]] = []  # (sender, its view then, (to, body))
         self.now = 0.0
         self.recent_bytes = recent_bytes
         self.model: dict[bytes, list[tuple[int, bytes | None]]] = {}
@@ -94,12 +94,13 @@ class Grid:
         self.declare(ControlRecord(close=Close(epoch=epoch, reference_epoch=changed)), nodes=nodes)
 
     def send(self, sender: NodeId, messages: list[Message]) -> None:
-        self.mail.extend((sender, message) for message in messages)
+        view = self.controls[sender].view.position
+        self.mail.extend((sender, view, message) for message in messages)
 
     def deliver(self, at: int = 0, *, keep: bool = False) -> None:
-        sender, (to, body) = self.mail[at] if keep else self.mail.pop(at)
+        sender, view, (to, body) = self.mail[at] if keep else self.mail.pop(at)
         parsed = type(body).FromString(body.SerializeToString())
-        self.send(to, self.exchanges[to].received(self.now, sender, parsed))
+        self.send(to, self.exchanges[to].received(self.now, sender, view, parsed))
 
     def deliver_all(self) -> None:
         while self.mail:
@@ -176,19 +177,20 @@ def test_an_owner_that_lost_its_list_is_silent_to_the_middle_of_it(monkeypatch: 
     grid = Grid()
     grid.write(0, 3, [("a", 1), ("b", 2), ("c", 3)])
     grid.close(4, 3)
-    mine = [item for item in grid.mail if item[0] == NODES[1] and item[1][0] == NODES[0]]
-    question = mine[0][1][1]
+    ((view, question),) = [
+        (view, body) for sender, view, (to, body) in grid.mail if (sender, to) == (NODES[1], NODES[0])
+    ]
     assert isinstance(question, ReferenceRequest)
     exchange = grid.exchanges[NODES[0]]
-    (first,) = exchange.received(0.0, NODES[1], question)
+    (first,) = exchange.received(0.0, NODES[1], view, question)
     assert isinstance(first[1], ReferenceReply) and first[1].next == 1
     middle = ReferenceRequest(id=question.id, through=4, skip=1)
-    assert len(exchange.received(0.0, NODES[1], middle)) == 1
+    assert len(exchange.received(0.0, NODES[1], view, middle)) == 1
     grid.start(NODES[0], life=2)
-    assert grid.exchanges[NODES[0]].received(0.0, NODES[1], middle) == []
+    assert grid.exchanges[NODES[0]].received(0.0, NODES[1], view, middle) == []
     newer = ReferenceRequest(id=question.id + 1, through=4)
-    assert len(exchange.received(0.0, NODES[1], newer)) == 1
-    assert exchange.received(0.0, NODES[1], question) == [], "an older question than the one being answered"
+    assert len(exchange.received(0.0, NODES[1], view, newer)) == 1
+    assert exchange.received(0.0, NODES[1], view, question) == [], "an older question than the one being answered"
 
 
 def test_an_owner_answers_nothing_before_all_its_partitions_are_open() -> None:
@@ -208,13 +210,41 @@ def test_an_owner_answers_nothing_before_all_its_partitions_are_open() -> None:
         assert grid.copies[node].through == 4
 
 
+def test_an_owner_answers_only_out_of_the_view_in_which_it_is_asked() -> None:
+    """Out of two views a partition that has moved would be there twice, or not at all: here not at all."""
+    grid = Grid()
+    grid.write(3, 3, [("a", 1)])
+    grid.close(4, 3)
+    asked = [item for item in grid.mail if item[0] == NODES[1]]
+    moved = moved_view(grid.controls[NODES[0]], {PartitionId(3): NODES[2]})
+    grid.declare(ControlRecord(view=moved), nodes=[NODES[0], NODES[2]])
+    partition = grid.partitions[NODES[0]].pop(PartitionId(3))
+    grid.partitions[NODES[2]][PartitionId(3)] = partition
+    grid.mail = asked
+    grid.deliver_all()
+    assert grid.copies[NODES[1]].through == 0, "the two owners are ahead of who asks"
+    grid.learn(NODES[1])
+    grid.copies[NODES[1]].restart()
+    grid.now += 1
+    grid.learn(NODES[1])
+    asked = [item for item in grid.mail if item[0] == NODES[1]]
+    assert asked and all(view == grid.controls[NODES[0]].view.position for _, view, _ in asked)
+    grid.mail = [(sender, Position(view - 1), message) for sender, view, message in asked]
+    grid.deliver_all()
+    assert grid.copies[NODES[1]].through == 0, "one that is behind is not answered either"
+    grid.mail = asked
+    grid.deliver_all()
+    assert grid.copies[NODES[1]].through == 4
+    grid.check(NODES[1])
+
+
 def test_a_question_as_of_before_the_horizon_is_dropped_on_both_sides() -> None:
     grid = Grid()
     grid.write(0, 3, [("a", 1)])
     grid.close(4, 3)
     grid.write(0, 6, [("a", 2)])
     grid.close(7, 6)
-    questions = [body for _, (_, body) in grid.mail]
+    questions = [body for _, _, (_, body) in grid.mail]
     assert {question.through for question in questions} == {4}
     grid.declare(ControlRecord(horizon=Horizon(epoch=6)), nodes=[NODES[0]])
     grid.partitions[NODES[0]][PartitionId(0)].tables["r"].reclaim(Epoch(6), 100)

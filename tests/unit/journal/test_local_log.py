@@ -7,8 +7,10 @@ import os
 import random
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tidegrid.grid.journal import writer
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.verify import verify
@@ -75,7 +77,7 @@ async def test_what_arrives_during_a_sync_forms_the_next_batch() -> None:
     await log.close()
 
 
-async def test_a_lone_small_append_is_synced_on_the_loop_and_others_in_the_thread() -> None:
+async def test_a_small_batch_is_synced_on_the_loop_and_others_in_the_thread() -> None:
     files = SimulatedFiles()
     threads: list[str] = []
 
@@ -87,11 +89,26 @@ async def test_a_lone_small_append_is_synced_on_the_loop_and_others_in_the_threa
     log = await LocalLog.open("", files=files, options=options)
     files.fail = note
     await log.append([entry(0)])
-    assert threads == [threading.main_thread().name]
-    await log.append([entry(1, payload=bytes(2000))])
     await asyncio.gather(log.append([entry(2)]), log.append([entry(3)]))
-    assert threads[1:] == ["tidegrid-log-commit"] * 2
+    assert threads == [threading.main_thread().name] * 2
+    await log.append([entry(1, payload=bytes(2000))])
+    assert threads[2:] == ["tidegrid-log-commit"]
     files.fail = lambda op: None
+    await log.close()
+
+
+async def test_a_wait_for_the_interpreter_in_the_thread_is_not_taken_for_a_slow_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else one busy moment would keep a quick disk in the thread for as long as the loop is busy."""
+    log = await LocalLog.open("", files=SimulatedFiles(), options=LocalLogOptions(inline_sync_bytes_max=0))
+    moments = iter([moment for start in range(12) for moment in (start, start + (0.0001 if start % 3 == 0 else 0.01))])
+    monkeypatch.setattr(writer, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    tail = Position(0)
+    for _ in range(12):
+        (tail,) = await log.append([entry(1, tail)])
+    assert log._writer.sync_seconds == pytest.approx(0.0001)
+    monkeypatch.undo()
     await log.close()
 
 

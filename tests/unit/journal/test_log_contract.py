@@ -106,6 +106,34 @@ async def test_what_is_appended_is_read_in_order(log: Log) -> None:
     assert log.bytes_written >= 19 * 100
 
 
+async def test_a_tail_covers_what_anybody_was_told_of(log: Log) -> None:
+    told: list[Position] = []
+    tails: list[Position] = []
+
+    async def write() -> None:
+        for number in range(1, 20):
+            told.extend(await log.append([entry(A, told[-1] if told else BEFORE_FIRST, number)]))
+
+    async def look() -> None:
+        while not writing.done():
+            before = told[-1] if told else BEFORE_FIRST
+            tails.append(await log.tail(A))
+            assert before <= tails[-1]
+            assert not tails[-1] or tails[-1] in [position for position, _, _ in await read_all(log, A)]
+            await asyncio.sleep(0)
+
+    writing = asyncio.ensure_future(write())
+    await asyncio.gather(writing, look())
+    assert tails == sorted(tails) and await log.tail(A) == told[-1]
+
+
+async def test_a_closed_log_tells_no_tail(log: Log) -> None:
+    await fill(log, A, [1])
+    await log.close()
+    with pytest.raises(StoppingError):
+        await log.tail(A)
+
+
 async def test_an_append_with_a_wrong_tail_changes_nothing(log: Log) -> None:
     (first,) = await fill(log, A, [1])
     for expected in (BEFORE_FIRST, Position(first - 1), Position(first + 1)):

@@ -39,7 +39,7 @@ async def test_close_lets_go_of_a_hold() -> None:
     await asyncio.sleep(0)
     assert log.in_flight == 1
     await asyncio.gather(log.close(), log.close())
-    assert held.done() and await log.tail(A) > BEFORE_FIRST
+    assert held.done() and log.state.tail(A) > BEFORE_FIRST
 
 
 async def test_failures_and_a_new_handle() -> None:

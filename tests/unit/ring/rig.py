@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.local import AppendClose, Effect, EpochRaised, RingOptions, Send
+from tidegrid.grid.ring.local import AppendClose, Effect, EpochRaised, Evict, RingOptions, Send
 from tidegrid.grid.ring.messages import TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.grid.ring.ring import Ring
-from tidegrid.grid.ring.token import Token
+from tidegrid.grid.ring.token import Token, visit
 from tidegrid.v1 import control_pb2
 
 from tests.unit.ring.test_control import K, folded, view
@@ -121,3 +121,14 @@ def closes(effects: Sequence[Effect]) -> list[AppendClose]:
 
 def raised(effects: Sequence[Effect]) -> list[Epoch]:
     return [e.epoch for e in effects if isinstance(e, EpochRaised)]
+
+
+def evictions(effects: Sequence[Effect]) -> list[frozenset[NodeId]]:
+    return [e.nodes for e in effects if isinstance(e, Evict)]
+
+
+def home(token: Token, *nodes: NodeId, busy: bool = False) -> Token:
+    """As it comes back after B and C, or these nodes, were visited."""
+    for node in nodes or (B, C):
+        token = visit(token, node, Epoch(1), {}, Epoch(0), busy)
+    return token

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegrid.grid.model.errors import CorruptionError, FormatError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term
@@ -247,6 +247,18 @@ def test_remembered_closes_are_bounded_and_the_newest_are_exact(monkeypatch: pyt
         assert answer is None or answer * 10 <= time_ms
 
 
+def test_old_closes_are_remembered_evenly_as_far_back_as_history_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour of closes, many more than are remembered: no part of it may fade away."""
+    monkeypatch.setattr(control_module, "CLOSES_MAX", 64)
+    state = folded(*(close(epoch, 10 * epoch) for epoch in range(1, 10_001)))
+    assert len(state._close_epochs) <= 64 and state.epoch_closed_at(10) == 1
+    for time_ms in range(10, 100_000, 777):
+        answer = state.epoch_closed_at(time_ms)
+        assert answer is not None and 0 <= time_ms - answer * 10 < 2 * 100_000 / (64 / 4), time_ms
+    same = folded(*(close(epoch, 100) for epoch in range(1, 1_000)))
+    assert same.epoch_closed_at(100) == 999 and same.epoch_closed_at(99) is None
+
+
 @pytest.mark.parametrize("damaged", [b"", b"\x93", msgpack.packb([1, 2]), msgpack.packb({"a": 1}), msgpack.packb([99])])
 def test_a_checkpoint_that_does_not_parse_is_refused(damaged: bytes) -> None:
     with pytest.raises(FormatError):
@@ -275,6 +287,7 @@ records = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(records, max_size=30), st.data())
 def test_fold_from_a_checkpoint_equals_fold_from_the_start(
     log: list[control_pb2.ControlRecord], data: st.DataObject
@@ -293,6 +306,7 @@ def test_fold_from_a_checkpoint_equals_fold_from_the_start(
         assert second.next_activation(epoch) == whole.next_activation(epoch)
 
 
+@settings(deadline=None)
 @given(st.lists(records, max_size=30))
 def test_what_acts_at_an_epoch_never_changes_once_that_epoch_can_be_stamped(
     log: list[control_pb2.ControlRecord],

@@ -11,23 +11,51 @@ from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.ring.messages import TokenMessage, TokenReceived
 from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.grid.ring.ring import TokenPlace
-from tidegrid.grid.ring.token import visit
 
-from tests.unit.ring.rig import OPTIONS, A, B, C, Rig, closes, received, tokens, wakes
+from tests.unit.ring.rig import OPTIONS, A, B, C, Rig, closes, home, raised, received, tokens, wakes
 from tests.unit.ring.test_control import close, declare, view
 from tests.unit.ring.test_ring import token
 
 TICK = 0.02
+IDLE = OPTIONS.heartbeat + OPTIONS.regenerate_floor + OPTIONS.regenerate_stagger  # B, content, saw its view at 0
 
 
-def test_an_idle_node_has_no_timer_and_says_nothing() -> None:
-    for node in (A, B, C):
+def test_an_idle_node_alone_has_no_timer_and_says_nothing() -> None:
+    rig = Rig(A, nodes=1)
+    assert rig.effects == [] and rig.ring.deadline() is None
+    rig.ring.stirred(1.0)
+    rig.ring.time_passed(2.0)
+    assert rig.take() == [] and rig.ring.place is TokenPlace.RESTING
+
+
+def test_an_idle_ring_is_gone_round_once_a_heartbeat_and_stamps_no_higher_for_it() -> None:
+    rig = Rig(A)
+    assert rig.effects == [] and rig.ring.place is TokenPlace.RESTING
+    epoch = rig.ring.epoch
+    for beat in range(1, 4):
+        due = rig.ring.deadline()
+        assert due == pytest.approx(beat * OPTIONS.heartbeat)
+        rig.ring.time_passed(due)
+        effects = rig.take()
+        ((to, out),) = tokens(effects)
+        assert to == B and (out.intro, out.busy) == (epoch, False) and not raised(effects)
+        effects = rig.arrive(due, home(out), C)
+        assert not closes(effects) and not raised(effects)
+    assert rig.ring.epoch == epoch and rig.ring.rounds == 3
+
+
+def test_an_idle_node_takes_the_token_for_lost_when_the_heartbeats_stop() -> None:
+    for rank, node in ((1, B), (2, C)):
         rig = Rig(node)
-        assert rig.effects == [] and rig.ring.deadline() is None
-        rig.ring.stirred(1.0)
-        rig.ring.time_passed(2.0)
-        assert rig.take() == []
-    assert Rig(A).ring.place is TokenPlace.RESTING and Rig(B).ring.place is TokenPlace.ELSEWHERE
+        rig.arrive(5.0, token(rig, *(A, B)[:rank], busy=False))
+        rig.ring.token_received(5.0, TokenReceived(1, 0), C if node == B else A)
+        due = rig.ring.deadline()
+        assert due == pytest.approx(
+            5.0 + OPTIONS.heartbeat + OPTIONS.regenerate_floor + rank * OPTIONS.regenerate_stagger
+        )
+        rig.ring.time_passed(due)
+        ((_, made),) = tokens(rig.take())
+        assert made.generation == 1 and made.origin == node
 
 
 def test_a_single_node_closes_a_stamp_at_once_and_rests_again() -> None:
@@ -48,14 +76,12 @@ def test_the_next_round_begins_a_tick_after_the_last_began_or_at_once() -> None:
     ((to, out),) = tokens(rig.take())
     assert to == B and rig.ring.place is TokenPlace.ELSEWHERE
     rig.ring.token_received(1.001, TokenReceived(out.round, out.generation), B)
-    home = visit(visit(out, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False)
-    assert received(rig.arrive(1.005, home, C))
+    assert received(rig.arrive(1.005, home(out), C))
     assert rig.ring.deadline() == pytest.approx(1.0 + TICK)
     rig.ring.time_passed(1.0 + TICK)
     ((_, second),) = tokens(rig.take())
     assert second.round == out.round + 1
-    home = visit(visit(second, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False)
-    ((_, third),) = tokens(rig.arrive(2.0, home, C))
+    ((_, third),) = tokens(rig.arrive(2.0, home(second), C))
     assert third.round == second.round + 1, "late: at once"
 
 
@@ -63,12 +89,11 @@ def test_the_token_rests_when_the_last_round_found_nobody_busy_and_a_wake_starts
     rig = Rig(A)
     rig.ring.start_round(1.0)
     ((_, out),) = tokens(rig.take())
-    home = visit(visit(out, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False)
-    rig.arrive(1.005, home, C)
-    assert rig.ring.place is TokenPlace.RESTING and rig.ring.deadline() is None
+    rig.arrive(1.005, home(out), C)
+    assert rig.ring.place is TokenPlace.RESTING and rig.ring.deadline() == pytest.approx(1.005 + OPTIONS.heartbeat)
     rig.ring.wake(1.010, Epoch(0))
     assert tokens(rig.take()) == [] and rig.ring.deadline() == pytest.approx(1.0 + TICK)
-    rig.arrive(1.011, home, C)
+    rig.arrive(1.011, home(out), C)
     assert rig.ring.deadline() == pytest.approx(1.0 + TICK), "a doubled return changes nothing"
     rig.ring.time_passed(1.0 + TICK)
     assert tokens(rig.take())
@@ -78,11 +103,10 @@ def test_a_late_return_of_an_earlier_round_does_not_end_this_one() -> None:
     rig = Rig(A)
     rig.ring.start_round(1.0)
     ((_, out),) = tokens(rig.take())
-    home = visit(visit(out, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False)
-    rig.arrive(1.005, home, C)
+    rig.arrive(1.005, home(out), C)
     rig.ring.start_round(2.0)
     rig.take()
-    rig.arrive(2.001, home, C)
+    rig.arrive(2.001, home(out), C)
     assert rig.ring.place is TokenPlace.ELSEWHERE
     assert rig.ring.deadline() == pytest.approx(2.0 + OPTIONS.hop_timeout)
 
@@ -92,7 +116,7 @@ def test_a_wake_during_a_round_starts_another_one() -> None:
     rig.ring.start_round(1.0)
     ((_, out),) = tokens(rig.take())
     rig.ring.wake(1.001, Epoch(0))
-    rig.arrive(1.1, visit(visit(out, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False), C)
+    rig.arrive(1.1, home(out), C)
     assert rig.ring.rounds == 2
 
 
@@ -102,13 +126,14 @@ def test_a_wake_with_a_want_makes_the_round_introduce_more() -> None:
     assert tokens(rig.take())[0][1].intro == 6
     rig.applied(1.1, close(5))
     rig.ring.start_round(1.2)
-    assert tokens(rig.take())[-1][1].intro == 7, "the want is satisfied"
+    assert tokens(rig.take())[-1][1].intro == 6, "the want is satisfied"
 
 
 def test_a_wake_to_another_than_the_origin_is_ignored() -> None:
     rig = Rig(B)
+    due = rig.ring.deadline()
     rig.ring.wake(1.0, Epoch(5))
-    assert rig.take() == [] and rig.ring.deadline() is None
+    assert rig.take() == [] and rig.ring.deadline() == due
 
 
 def test_a_node_wakes_the_origin_again_and_again_until_a_token_comes() -> None:
@@ -151,18 +176,18 @@ def test_a_want_that_is_over_ends_the_wakes() -> None:
     rig.take()
     rig.local.wanted = Epoch(0)
     rig.ring.time_passed(1.0 + OPTIONS.hop_timeout)
-    assert rig.take() == [] and rig.ring.deadline() is None
+    assert rig.take() == [] and rig.ring.deadline() == pytest.approx(IDLE)
 
 
 def test_a_want_that_is_closed_ends_the_wakes() -> None:
     rig = Rig(B)
     rig.stamp(1.0)
     rig.applied(1.05, close(5))
-    assert rig.ring.deadline() is None
+    assert rig.ring.deadline() == pytest.approx(IDLE)
 
 
 def test_a_hop_is_sent_again_ever_more_slowly_until_it_is_acknowledged() -> None:
-    rig = Rig(A)
+    rig = Rig(A, options=replace(OPTIONS, hop_attempts=9))
     rig.ring.start_round(1.0)
     ((_, out),) = tokens(rig.take())
     times = []
@@ -174,12 +199,13 @@ def test_a_hop_is_sent_again_ever_more_slowly_until_it_is_acknowledged() -> None
         assert tokens(rig.take()) == [(B, out)]
     gaps = [round(b - a, 3) for a, b in pairwise(times)]
     assert gaps == [0.2, 0.4, 0.8, 1.0, 1.0]
+    waits = rig.ring.deadline()
     rig.ring.token_received(9.0, TokenReceived(out.round, out.generation), C)
     rig.ring.token_received(9.0, TokenReceived(out.round + 1, out.generation), B)
-    assert rig.ring.deadline() is not None, "of another hop"
+    assert rig.ring.deadline() == waits, "of another hop"
     assert "node 2 does not take the token" in rig.ring.held_back_by()
     rig.ring.token_received(9.0, TokenReceived(out.round, out.generation), B)
-    assert rig.ring.deadline() is None
+    assert rig.ring.deadline() != waits and rig.ring.held_back_by() == ""
 
 
 def test_a_hop_to_a_node_that_left_goes_elsewhere() -> None:
@@ -271,9 +297,8 @@ def test_a_round_that_a_view_made_incomplete_is_over_all_the_same() -> None:
     rig = Rig(A)
     rig.stamp(1.0)
     ((_, out),) = tokens(rig.take())
-    home = visit(visit(out, B, Epoch(1), {}, Epoch(0), False), C, Epoch(1), {}, Epoch(0), False)
     rig.applied(1.001, rig.view(n2=21))
-    rig.arrive(1.1, home, C)
+    rig.arrive(1.1, home(out), C)
     assert rig.ring.rounds == 2 and not closes(rig.take())
 
 
@@ -331,7 +356,24 @@ def test_who_holds_time_back() -> None:
     rig.hold(1, Epoch(1))
     rig.ring.carry(1.0, Position(0), Epoch(5))
     assert rig.ring.held_back_by() == "partition 1 of node 2 has something of epoch 1 undecided"
+    hindrance = rig.ring.hindrance()
+    assert hindrance is not None and hindrance[1:] == (2, 1, 1)
     rig.local.held = [PartitionPromise(PartitionId(1), False)]
     assert rig.ring.held_back_by() == "partition 1 is being opened by node 2"
     rig.applied(1.0, view({2: 20}, {1: (2, 20, 1)}))
     assert "partition 0 has no live owner" in rig.ring.held_back_by()
+
+
+def test_patience_does_not_feed_on_itself() -> None:
+    """While the origin is silent another regenerates every round: the time until it does is not a rotation."""
+    rig = Rig(B)
+    rig.stamp(1.0)
+    now, gaps = 1.0, []
+    for _ in range(6):
+        begun = now
+        while not (made := [token for _, token in tokens(rig.take()) if token.visited == {B}]):
+            now = rig.ring.deadline() or now
+            rig.ring.time_passed(now)
+        gaps.append(now - begun)
+        rig.arrive(now, replace(home(made[0], C, busy=True), passed=frozenset({A})), C)
+    assert max(gaps) == pytest.approx(OPTIONS.regenerate_floor + OPTIONS.regenerate_stagger)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ numbers = st.integers(0, 2**63)
 tails = st.dictionaries(st.integers(0, 9).map(PartitionId), st.integers(1, 99).map(Position))
 tokens = st.builds(
     Token, st.binary(max_size=16), numbers, numbers, numbers, numbers, numbers, st.integers(0, 9),
-    st.frozensets(st.integers(0, 9)), tails, numbers, st.booleans(),
+    st.frozensets(st.integers(0, 9)), st.frozensets(st.integers(0, 9)), tails, numbers, st.booleans(),
 )  # fmt: skip
 visits = st.tuples(
     st.integers(1, 5).map(NodeId), st.integers(0, 20).map(Epoch), tails, st.integers(0, 20).map(Epoch), st.booleans()
@@ -76,6 +78,8 @@ def test_t_an_older_view_clears_those_who_gained_or_lost() -> None:
     assert renew(visited(1, 2, 3), Position(7), {NodeId(2)}).visited == {1, 3}
     assert renew(visited(1, 2), Position(7), {NodeId(2)}).floor == 9
     assert renew(visited(1, 2, 3), Position(5), {NodeId(2)}) == visited(1, 2, 3)
+    past = replace(visited(1), passed=frozenset({NodeId(2), NodeId(3)}))
+    assert renew(past, Position(7), {NodeId(2)}).passed == {3}, "it may be there by now"
 
 
 @given(tokens, numbers, numbers, st.integers(0, 99), numbers)
@@ -109,10 +113,11 @@ def test_what_does_not_parse_is_refused() -> None:
         Envelope.from_bytes(b"\xff\xff\xff")
     with pytest.raises(FormatError, match="no body"):
         Envelope.from_bytes(b"")
-    message = ring_pb2.NodeMessage()
-    message.token.visited.extend(range(VISITED_MAX + 1))
-    with pytest.raises(FormatError, match="visited"):
-        Envelope.from_message(message)
+    for column in ("visited", "passed"):
+        message = ring_pb2.NodeMessage()
+        getattr(message.token, column).extend(range(VISITED_MAX + 1))
+        with pytest.raises(FormatError, match="more than"):
+            Envelope.from_message(message)
 
 
 def part(number: int, is_open: bool = True, **held: int) -> PartitionPromise:

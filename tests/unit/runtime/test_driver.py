@@ -10,16 +10,21 @@ import pytest
 from tidegrid import embedded
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.journal.seam import Settled
-from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.model.ids import PartitionId
+from tidegrid.grid.log.entry import Entry, LogRecord
+from tidegrid.grid.model.errors import UnavailableError
+from tidegrid.grid.model.ids import CONTROL_LOG, LogId, PartitionId, Position
 
 
 class QuickLog(MemoryLog):
-    """`slow` appends settle on `release`; the others in `flush`, inside the driver's own turn, as a quick disk does."""
+    """`slow` appends settle on `release`; the others in `flush`, inside the driver's own turn, as a quick disk does.
+
+    While it is `silent`, the control log cannot be read.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.slow = False
+        self.silent = False
         self._late: list[tuple[Sequence[Entry], Settled]] = []
         self._started: list[tuple[Sequence[Entry], Settled]] = []
 
@@ -35,6 +40,11 @@ class QuickLog(MemoryLog):
         for entries, settled in started:
             super().start(entries, settled)
             self._drain()
+
+    async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
+        if log == CONTROL_LOG and self.silent:
+            await asyncio.Event().wait()
+        return await super().read(log, after, bytes_max)
 
     def settle_late(self) -> None:
         self.slow = False
@@ -76,3 +86,42 @@ async def test_a_message_is_answered_within_its_turn_when_the_log_is_quick(write
     async with one_partition(QuickLog()) as grid:
         acks = await asyncio.gather(*(grid.map("m").put(number, number) for number in range(writes)))
         assert {ack.version for ack in acks} == {1}
+
+
+async def test_who_appended_a_close_has_no_need_to_read_it_back() -> None:
+    log = QuickLog()
+    async with one_partition(log) as grid:
+        driver = grid.local.drivers[0]
+        ack = await grid.map("m").put(1, 1)
+        log.silent = True
+        driver.start_round()
+        async with asyncio.timeout(20):
+            await driver.closed_above(ack.epoch - 1)
+        assert driver.node.control.closed >= ack.epoch
+        log.silent = False
+
+
+class UnreachableLog(QuickLog):
+    """Its tails are not told."""
+
+    unreachable = False
+
+    async def tail(self, log: LogId) -> Position:
+        if self.unreachable:
+            raise UnavailableError("nobody keeps the log at the moment", address="")
+        return await super().tail(log)
+
+
+async def test_a_log_that_does_not_tell_its_tail_refuses_linearizable_reads_only() -> None:
+    log = UnreachableLog()
+    async with one_partition(log) as grid:
+        table = grid.map("m")
+        await table.put(1, "one")
+        log.unreachable = True
+        with pytest.raises(UnavailableError, match="nobody keeps the log"):
+            await table.get(1, consistency="linearizable", deadline=0.2)
+        waiting = asyncio.ensure_future(table.get(1, consistency="linearizable"))
+        entry = await table.get(1)
+        assert entry is not None and not waiting.done()
+        log.unreachable = False
+        assert await waiting == entry

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tidegrid.grid.app.json_text import json_text, key_value
-from tidegrid.grid.model.errors import InvalidValueError
+from tidegrid.grid.model.errors import ConfigurationError, InvalidValueError
 from tidegrid.grid.model.ids import Epoch
 
 if TYPE_CHECKING:
@@ -24,16 +25,63 @@ KeyArgument = Annotated[
     ),
 ]  # fmt: skip
 AsOfOption = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        "--as-of", metavar="EPOCH", min=1,
-        help="As of the end of this epoch: repeatable, a consistent cut. Waits until it is closed.",
+        "--as-of", metavar="EPOCH|TIME",
+        help="As of the end of this epoch: repeatable, a consistent cut. Waits until it is closed. Or a time with its "
+        "zone, 2026-01-31T12:00:00Z: as of the epoch closed then, or last before.",
     ),
 ]  # fmt: skip
 AtLeastOption = Annotated[
     int | None,
     typer.Option("--at-least", metavar="EPOCH", min=1, help="The latest, but only once this epoch is closed."),
 ]
+NoWaitOption = Annotated[
+    bool, typer.Option("--no-wait", help="With --as-of or --at-least: fail at once if the epoch is not closed yet.")
+]
+MaxStalenessOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-staleness", metavar="SECONDS", min=0.001,
+        help="The latest, but only from a node whose last close is no older than this.",
+    ),
+]  # fmt: skip
+LinearizableOption = Annotated[
+    bool,
+    typer.Option(
+        "--linearizable", help="The latest, and all that anybody was acknowledged before: the owner asks its log."
+    ),
+]
+
+
+def moment_from(
+    as_of: str | None, at_least: int | None, no_wait: bool, max_staleness: float | None, linearizable: bool
+) -> dict[str, Any]:
+    """The options above as `Map.get` and `Map.scan` take them. Raises ConfigurationError."""
+    return {
+        "as_of": None if as_of is None else as_of_from(as_of),
+        "at_least": at_least,
+        "wait": not no_wait,
+        "max_staleness": max_staleness,
+        "consistency": "linearizable" if linearizable else "causal",
+    }
+
+
+def as_of_from(text: str) -> int | datetime:
+    """An epoch, or a time in ISO form. Raises ConfigurationError."""
+    if text.isascii() and text.isdecimal() and len(text) < 20:
+        return int(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"--as-of {text!r} is neither an epoch nor a time such as 2026-01-31T12:00:00Z"
+        ) from None
+    if time.tzinfo is None:
+        raise ConfigurationError(
+            f"--as-of {text!r} has no time zone, so it is no moment: write {text}Z, or {text}+02:00"
+        )
+    return time
 
 
 async def key_from(text: str, of_map: Map, *, prefix: bool = False) -> Key:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 from tidegrid.grid.app.commands.delete import delete
 from tidegrid.grid.app.commands.get import get
+from tidegrid.grid.app.commands.history import history
 from tidegrid.grid.app.commands.load import load
 from tidegrid.grid.app.commands.map import maps
 from tidegrid.grid.app.commands.put import put
 from tidegrid.grid.app.commands.replica import replica
+from tidegrid.grid.app.commands.ring import ring
 from tidegrid.grid.app.commands.scan import scan
 from tidegrid.grid.app.commands.serve import serve
 from tidegrid.grid.app.commands.status import status
@@ -33,9 +35,9 @@ app.command(rich_help_panel=_RUN)(serve)
 app.command(rich_help_panel=_RUN)(verify)
 app.command(rich_help_panel=_RUN)(version)
 app.add_typer(maps, name="map", rich_help_panel=_DATA)
-for read_or_write in (load, put, delete, get, scan):
+for read_or_write in (load, put, delete, get, scan, history):
     app.command(rich_help_panel=_DATA)(read_or_write)
-for follow in (subscribe, replica, status):
+for follow in (subscribe, replica, status, ring):
     app.command(rich_help_panel=_FOLLOW)(follow)
 
 

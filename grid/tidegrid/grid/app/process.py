@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-GC_THRESHOLDS = (5_000, 2, 1_000_000)
+GC_THRESHOLDS = (1_500, 2, 1_000_000)
 SWITCH_SECONDS = 0.000_5  # how long the event loop may keep the commit thread waiting for the interpreter
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import Message
 from tidegrid.grid.app.ring_drawing import RingNode, draw_ring
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def status_record(grid_id: bytes, partitions: int, members: Sequence[MemberStatu
     nodes: list[dict[str, Any]] = []
     for member in members:
         if member.status is not None:
-            nodes.append({**_plain(member.status), "answers": True})
+            nodes.append({**plain(member.status), "answers": True})
         else:
             assert member.error is not None
             error = {"code": member.error.code, "message": member.error.message}
@@ -35,9 +36,9 @@ def status_record(grid_id: bytes, partitions: int, members: Sequence[MemberStatu
         "closed": closed,
         "epoch": max((status.epoch for status in answered), default=0),
         "horizon": max((status.horizon for status in answered), default=0),
-        "held_back_by": [status.held_back_by for status in answered if status.held_back_by],
+        "held_back_by": hindrances(answered),
         "followers": [
-            {"node": status.node, **_plain(feed), "lag_epochs": max(0, closed - feed.after)}
+            {"node": status.node, **plain(feed), "lag_epochs": max(0, closed - feed.after)}
             for status in answered
             for feed in status.feeds
         ],
@@ -51,7 +52,7 @@ def status_view(record: dict[str, Any], width: int) -> list[RenderableType]:
     held = record["held_back_by"]
     head = [
         f"grid {record['grid'][:8]}: epoch {record['epoch']:,}, closed up to {record['closed']:,}, history from {record['horizon']:,}",
-        f"time is held back by {'; '.join(held)}" if held else "nothing holds time back",
+        held_back_text(held),
     ]
     view: list[RenderableType] = [
         Text("\n".join(head)),
@@ -66,6 +67,18 @@ def status_view(record: dict[str, Any], width: int) -> list[RenderableType]:
     ]
     view += [Text(""), _partitions(record), Text(""), _followers(record)]
     return view
+
+
+def hindrances(answered: Sequence[grid_pb2.NodeStatus]) -> list[dict[str, Any]]:
+    """Who holds time back, the oldest first: partition (None: all of a node's), node, epoch, age_ms, words."""
+    found = [plain(status.hindrance) for status in answered if status.HasField("hindrance")]
+    return sorted(found, key=lambda hindrance: -hindrance["age_ms"])
+
+
+def held_back_text(held: Sequence[dict[str, Any]]) -> str:
+    if not held:
+        return "nothing holds time back"
+    return f"time is held back by {'; '.join(hindrance['words'] for hindrance in held)}"
 
 
 def ring_nodes(record: dict[str, Any]) -> list[RingNode]:
@@ -145,11 +158,15 @@ def size_text(count: int) -> str:
     return f"{size:,.1f} GiB"
 
 
-def _plain(message: grid_pb2.NodeStatus | grid_pb2.FeedStatus | grid_pb2.PartitionStatus) -> dict[str, Any]:
+def plain(message: Message) -> dict[str, Any]:
     """All fields, unset ones too, numbers as numbers (protobuf's own JSON makes strings of 64-bit ones)."""
-    plain: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
-        is_list = not isinstance(value, str | bytes | int | float | bool)
-        plain[field.name] = [_plain(item) for item in value] if is_list else value
-    return plain
+        if isinstance(value, str | bytes | int | float | bool):
+            fields[field.name] = None if field.has_presence and not message.HasField(field.name) else value
+        elif isinstance(value, Message):
+            fields[field.name] = plain(value) if message.HasField(field.name) else None
+        else:
+            fields[field.name] = [plain(item) for item in value]
+    return fields

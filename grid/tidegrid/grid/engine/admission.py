@@ -24,7 +24,7 @@ from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.keys import check_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind
-from tidegrid.grid.model.values import check_value
+from tidegrid.grid.model.values import are_values, check_value
 
 
 def check(request: WriteRequest, catalog: Catalog, limits: Limits) -> None:
@@ -70,6 +70,12 @@ def _check_rows(request: WriteRequest, entry: MapEntry, catalog: Catalog, limits
     match, key_max = entry.pattern.fullmatch, limits.key_bytes_max
     # What triggers read is checked where it is decoded for them (compute.py).
     triggered = catalog.runtime is not None and catalog.runtime.program(request.map) is not None
+    if (
+        max(map(len, request.keys)) <= key_max
+        and all(map(match, request.keys))
+        and (triggered or (DELETE not in request.ops and are_values(request.values, limits)))
+    ):
+        return  # nearly always; otherwise it is told for each row
     for row, (key, value, op) in enumerate(zip(request.keys, request.values, request.ops, strict=True)):
         try:
             if len(key) > key_max:

@@ -7,7 +7,7 @@ it has landed, or dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tidegrid.grid.engine.catalog import Catalog
@@ -19,7 +19,7 @@ from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
-from tidegrid.triggers.runtime import FrameContext, Output, Rejection, Session
+from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Session
 
 Target = tuple[Columns, dict[bytes, Change], Mapping[bytes, Change], Callable[[bytes], int]]
 """(columns of the outputs, this frame's changes, those of the frame in flight, latest version in the table)"""
@@ -96,45 +96,88 @@ class Computation:
     # Rows --------------------------------------------------------------------------------------------------------
 
     def add(self, request: WriteRequest) -> bool:
-        frame, limits = self.frame, self._limits
-        name, keys, values, ops = request.map, request.keys, request.values, request.ops
-        spec = self._catalog.map(name).spec
-        stateful = spec.stateful
-        program = self._catalog.runtime.program(name) if self._catalog.runtime is not None else None
+        frame, name = self.frame, request.map
+        catalog, limits = self._catalog, self._limits
+        program = catalog.runtime.program(name) if catalog.runtime is not None else None
         columns = frame.writes.get((name, request.schema))
         if columns is None:
             columns = frame.writes[(name, request.schema)] = Columns(request.schema)
             frame.framing += section_bytes(name)
         frame.framing += RUN_BYTES
-        fresh = frame.changes.setdefault(name, {})
-        older = self._base.changes.get(name, _NOTHING) if self._base is not None else _NOTHING
-        table = self._tables.get(name)
-        latest_version = table.latest_version if table is not None else _never
-        conditions = request.conditions
-        out_keys, out_values, out_ops, out_versions = columns.keys, columns.values, columns.ops, columns.versions
-        begin = row = request.next_row
-        first_out = len(out_keys)
-        end = min(len(keys), begin + limits.frame_writes_max - frame.count)
+        begin = request.next_row
+        end = min(len(request.keys), begin + limits.frame_writes_max - frame.count)
+        keys, values, ops = request.keys[begin:end], request.values[begin:end], request.ops[begin:end]
+        room = limits.record_bytes_max - frame.framing - catalog.output_sections_bytes - frame.size
+        weight = sum(map(len, keys)) + sum(map(len, values)) + PER_WRITE_BYTES * len(keys)
         errors: dict[int, GridError] = {}
-        answers: list[int] = []
-        size, room = frame.size, limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
-        full = False
-        outputs: list[Output] | None = None
-        schema = request.schema
+        if program is None and not request.conditions and weight <= room and DELETE not in ops:
+            versions = self._number(name, keys, values)
+            frame.size += weight
+        else:
+            versions = self._decide(request, program, keys, values, ops, room, errors)
+        done = len(versions) + len(errors)
+        if len(versions) < len(keys):
+            kept = [row for row in range(done) if begin + row not in errors]
+            keys, values, ops = (
+                [keys[row] for row in kept],
+                [values[row] for row in kept],
+                bytes(ops[row] for row in kept),
+            )
+        columns.add_writes(keys, values, ops, versions, frame.count)
+        frame.count += len(versions)
+        frame.framing += RUN_BYTES * len(errors)
+        if done:
+            answers = list(versions)
+            for row in sorted(errors):
+                answers.insert(row - begin, 0)
+            frame.portions.append(Portion(request, begin, answers, errors))
+            _note_runs(columns, request, begin, answers, errors)
+        request.next_row = begin + done
+        return request.next_row == len(request.keys)
+
+    def _number(self, name: str, keys: Sequence[bytes], values: Sequence[bytes]) -> list[int]:
+        """The versions of plain puts, which nothing can refuse."""
+        if not self._catalog.map(name).spec.stateful:
+            return [1] * len(keys)
+        fresh, older, table = self._layers(name)
+        versions: list[int] = []
+        for key, value, stored in zip(keys, values, _stored_versions(table, keys), strict=True):
+            known = fresh.get(key) or older.get(key)
+            version = (stored if known is None else known[0]) + 1
+            fresh[key] = (version, value)
+            versions.append(version)
+        return versions
+
+    def _decide(
+        self,
+        request: WriteRequest,
+        program: BoundMap | None,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        ops: bytes,
+        room: int,
+        errors: dict[int, GridError],
+    ) -> list[int]:
+        """Row by row: conditions, triggers, and whether it still fits. Returns the versions of the accepted rows;
+        what is refused goes into `errors`, and what no longer fits is left for the next frame."""
+        frame, limits, name, schema = self.frame, self._limits, request.map, request.schema
+        stateful = self._catalog.map(name).spec.stateful
+        fresh, older, table = self._layers(name)
+        conditions = request.conditions or _NO_CONDITIONS
         activate = self._bound().activate if program is not None else None
-        for key, value, op in zip(keys[begin:end], values[begin:end], ops[begin:end], strict=True):
-            weight = len(key) + len(value) + PER_WRITE_BYTES
-            if stateful:
-                known = fresh.get(key) or older.get(key)
-                version = known[0] if known is not None else latest_version(key)
-            else:
-                version = 0
-            if conditions and row in conditions and (refusal := self._refuses(name, key, version, conditions[row])):
+        size, ordinal = 0, frame.count
+        versions: list[int] = []
+        row = request.next_row - 1
+        for key, value, op, stored in zip(keys, values, ops, _stored_versions(table, keys), strict=True):
+            row += 1
+            known = fresh.get(key) or older.get(key)
+            version = stored if known is None else known[0]
+            if row in conditions and (refusal := self._refuses(name, key, version, conditions[row])):
                 errors[row] = refusal
-                answers.append(0)
-                row += 1
                 continue
             version += 1
+            weight = len(key) + len(value) + PER_WRITE_BYTES
+            outputs: list[Output] | None = None
             if activate is not None:
                 assert program is not None
                 if op == DELETE:
@@ -144,47 +187,36 @@ class Computation:
                         decoded = check_value(value, limits)
                     except (InvalidValueError, TooLargeError) as error:
                         errors[row] = error
-                        answers.append(0)
-                        row += 1
                         continue
                     result = activate(program, op, key, value, version, schema, decoded)
                 if type(result) is Rejection:
                     errors[row] = rejected(result)
-                    answers.append(0)
-                    row += 1
                     continue
                 assert type(result) is list
                 outputs = result
-                for output in outputs:
-                    weight += len(output[2]) + len(output[3] or b"") + PER_WRITE_BYTES
+                for _, _, out_key, out_value in outputs:
+                    weight += len(out_key) + PER_WRITE_BYTES
+                    if out_value is not None:
+                        weight += len(out_value)
             if size + weight > room - RUN_BYTES * len(errors):
-                if size:
-                    full = True
+                if size or frame.size:
                     break
                 errors[row] = TooLargeError.of("record (a write with its outputs)", weight, room)
-                answers.append(0)
-                row += 1
                 continue
             size += weight
-            out_keys.append(key)
-            out_values.append(value)
-            out_ops.append(op)
-            out_versions.append(version)
-            answers.append(version)
             if stateful:
                 fresh[key] = (version, None if op == DELETE else value)
             if outputs:
-                self._put_outputs(outputs, columns, len(out_keys) - 1)
-            row += 1
-        if answers:
-            frame.portions.append(Portion(request, begin, answers, errors))
-        if first_out < len(out_keys):
-            _note_runs(columns, request, begin, answers, errors)
-        frame.count += len(out_keys) - first_out
-        frame.size = size
-        frame.framing += RUN_BYTES * len(errors)
-        request.next_row = row
-        return not full and row == len(keys)
+                self._put_outputs(outputs, ordinal + len(versions))
+            versions.append(version)
+        frame.size += size
+        return versions
+
+    def _layers(self, name: str) -> tuple[dict[bytes, Change], Mapping[bytes, Change], Table | None]:
+        """What version numbers of a map go on from: this frame, the frame in flight, the table."""
+        fresh = self.frame.changes.setdefault(name, {})
+        older = self._base.changes.get(name, _NOTHING) if self._base is not None else _NOTHING
+        return fresh, older, self._tables.get(name)
 
     def _change(self, name: str, key: bytes) -> Change | None:
         fresh = self.frame.changes.get(name)
@@ -201,7 +233,7 @@ class Computation:
             return None
         return ConflictError.of(expected, current)
 
-    def _put_outputs(self, outputs: list[Output], cause: Columns, row: int) -> None:
+    def _put_outputs(self, outputs: list[Output], cause: int) -> None:
         targets = self._targets
         for op, name, key, value in outputs:
             target = targets.get(name)
@@ -212,21 +244,19 @@ class Computation:
                 version = 1
             else:
                 known = fresh.get(key) or older.get(key)
-                version = (known[0] if known is not None else latest_version(key)) + 1
+                version = (latest_version(key) if known is None else known[0]) + 1
                 fresh[key] = (version, value)
             columns.keys.append(key)
             columns.values.append(value or b"")
             columns.ops.append(op)
             columns.versions.append(version)
-            columns.causes.append((cause, row))
+            columns.causes.append(cause)
         self.frame.output_count += len(outputs)
 
     def _target(self, name: str) -> Target:
         """Where the outputs to one map go, and what their version numbers go on from."""
         columns = self.frame.outputs[name] = Columns(self._catalog.map(name).spec.schema)
-        fresh = self.frame.changes.setdefault(name, {})
-        older = self._base.changes.get(name, _NOTHING) if self._base is not None else _NOTHING
-        table = self._tables.get(name)
+        fresh, older, table = self._layers(name)
         return columns, fresh, older, table.latest_version if table is not None else _never
 
 
@@ -248,8 +278,13 @@ def _note_runs(
         first = gap + 1
 
 
+def _stored_versions(table: Table | None, keys: Sequence[bytes]) -> list[int]:
+    return table.latest_versions(keys) if table is not None else [0] * len(keys)
+
+
 def _never(_key: bytes) -> int:
     return 0
 
 
 _NOTHING: dict[bytes, Change] = {}
+_NO_CONDITIONS: dict[int, int] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tidegrid.grid.engine.group import GroupRequest
-from tidegrid.grid.engine.reads import CloseRequest, ReadRequest
+from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
@@ -90,7 +90,7 @@ class Tell:
 class Answered:
     """These requests are complete: their answers are in them."""
 
-    requests: Sequence[WriteRequest | ReadRequest | CloseRequest | GroupRequest]
+    requests: Sequence[WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +105,23 @@ class ReadControl:
     """Somebody has seen more of the control log: read it to its end, then say `Node.control_at_tail`."""
 
 
-Effect = Append | AppendGroup | AppendControl | LoadCheckpoint | ReadLog | Tell | Answered | ClosedTo | ReadControl
+@dataclass(frozen=True, slots=True)
+class CheckTails:
+    """Ask the log for these tails and for that of the control log; report with `Node.tails_checked`."""
+
+    number: int
+    partitions: Sequence[PartitionId]
+
+
+Effect = (
+    Append
+    | AppendGroup
+    | AppendControl
+    | LoadCheckpoint
+    | ReadLog
+    | CheckTails
+    | Tell
+    | Answered
+    | ClosedTo
+    | ReadControl
+)

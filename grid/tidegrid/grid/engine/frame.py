@@ -7,6 +7,7 @@ undone. Until it lands nothing outside the partition sees it; the partition's ow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,18 +31,29 @@ Change = tuple[int, bytes | None]
 
 
 class Columns:
-    """The rows of one section in the making."""
+    """The rows of one section in the making. The writes of a frame are numbered as they were accepted, over all sections."""
 
-    __slots__ = ("causes", "keys", "ops", "runs", "schema", "values", "versions")
+    __slots__ = ("causes", "keys", "numbers", "ops", "runs", "schema", "values", "versions")
 
     def __init__(self, schema: int = 0) -> None:
         self.keys: list[bytes] = []
         self.values: list[bytes] = []
         self.ops = bytearray()
         self.versions: list[int] = []
-        self.causes: list[tuple[Columns, int]] = []  # of outputs: the columns and row of the write
+        self.numbers: list[int] = []  # of writes
+        self.causes: list[int] = []  # of outputs: the number of the write
         self.schema = schema
         self.runs: list[tuple[RequestRun, list[int]]] = []  # of writes: request ids with versions
+
+    def add_writes(
+        self, keys: Sequence[bytes], values: Sequence[bytes], ops: bytes, versions: Sequence[int], number: int
+    ) -> None:
+        """Writes, the first of which has this number."""
+        self.keys += keys
+        self.values += values
+        self.ops += ops
+        self.versions += versions
+        self.numbers += range(number, number + len(keys))
 
 
 @dataclass(slots=True)
@@ -91,19 +103,18 @@ class Frame:
         """Serialises sections and record, each once; a record that is lent gets its stamp from the coordinator."""
         if not self.count:
             return
-        base: dict[int, int] = {}
-        rows = 0
+        order: list[int] = []  # the numbers of the writes as they come in the record
         runs: list[RequestRun] = []
-        for (name, schema), columns in self.writes.items():
-            if not columns.keys:
-                continue
-            base[id(columns)] = rows
-            rows += len(columns.keys)
-            runs.extend(run for run, _ in columns.runs)
-            self._add(name, columns, (), schema)
+        for (name, _), columns in self.writes.items():
+            if columns.keys:
+                order += columns.numbers
+                runs.extend(run for run, _ in columns.runs)
+                self._add(name, columns, ())
         write_sections = len(self.sections)
+        place = {number: at for at, number in enumerate(order)} if write_sections > 1 and self.outputs else None
         for name, columns in self.outputs.items():
-            self._add(name, columns, [base[id(write)] + row for write, row in columns.causes], columns.schema)
+            causes = columns.causes if place is None else [place[number] for number in columns.causes]
+            self._add(name, columns, causes)
         self.payload = encode_data(
             self.partition,
             self.term,
@@ -116,8 +127,10 @@ class Frame:
             write_sections,
         )
 
-    def _add(self, name: str, columns: Columns, causes: list[int] | tuple[()], schema: int) -> None:
+    def _add(self, name: str, columns: Columns, causes: Sequence[int]) -> None:
         self.maps.append(name)
         self.sections.append(
-            encode_section(name, columns.keys, columns.values, bytes(columns.ops), columns.versions, causes, schema)
+            encode_section(
+                name, columns.keys, columns.values, bytes(columns.ops), columns.versions, causes, columns.schema
+            )
         )

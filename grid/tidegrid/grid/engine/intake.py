@@ -1,7 +1,7 @@
 """Requests on their way in: what they carry of time is taken over, then they are served, or wait for what they need.
 
 A request waits when it has seen more of the control log than this node (which then reads on), for a map to act, for a
-close, or for the node's copies of reference maps. Served means: a write is queued in its partition, a read or a wait
+close, for the node's copies of reference maps, or for a look at the log's tail (tail_checks.py). Served means: a write is queued in its partition, a read or a wait
 is answered. A request that cannot be served is answered with the error, whole.
 
 Invariant: every request that comes in is answered exactly once, also when its deadline passes or the node stops.
@@ -9,15 +9,17 @@ Invariant: every request that comes in is answered exactly once, also when its d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from tidegrid.grid.engine.catalog import MapEntry
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.effects import Answered, Effect, ReadControl
 from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.partition import Partition
-from tidegrid.grid.engine.reads import CloseRequest, ReadRequest, ScanRequest
+from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest, ScanRequest
 from tidegrid.grid.engine.reference import ReferenceCopies
+from tidegrid.grid.engine.tail_checks import TailChecks
 from tidegrid.grid.engine.waiting import Milestone, Waits
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.engine.writes import WritePath
@@ -26,19 +28,20 @@ from tidegrid.grid.model.errors import (
     EpochTooNewError,
     EpochTooOldError,
     GridError,
+    NotClosedError,
     StoppingError,
     UnavailableError,
     WrongGridError,
     WrongKindError,
     WrongOwnerError,
 )
-from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.ring.ring import Carried, Ring
 
-Request = WriteRequest | ReadRequest | CloseRequest | GroupRequest
+Request = WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest
 Commit = Callable[[GroupRequest, float], None]
 """Takes a commit group with its deadline. Raises a GridError."""
 
@@ -58,10 +61,12 @@ class Pending(NamedTuple):
     carry: Carry
     deadline: float
     read: bool = False  # the control log was read to its end since it came
+    tails: Mapping[PartitionId, Position] | None = None  # as the log told them since it came
+    term: Term | None = None  # under which this node owned the partition of a write when it came
 
 
 class Intake:
-    """`now` is set by the node before every call."""
+    """`now` and `time_ms` are set by the node before every call."""
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class Intake:
         commit: Commit,
     ) -> None:
         self.now = 0.0
+        self.time_ms = 0
         self.stopping = False
         self.unread: list[Pending] = []  # requests that know more of the control log than this node does
         self._me = me
@@ -88,12 +94,15 @@ class Intake:
         self._emit = emit
         self._commit = commit
         self._waits = Waits()
+        self._tails = TailChecks(emit)
+        self._decided = 0  # frames that landed or failed while somebody waited for one
 
     def submit(self, request: Request, carry: Carry, deadline: float) -> None:
         if self.stopping:
             self._refuse(request, StoppingError.of())
             return
-        self._go_on(Pending(request, carry, deadline))
+        partition = self._writes.partitions.get(request.partition) if isinstance(request, WriteRequest) else None
+        self._go_on(Pending(request, carry, deadline, term=partition.claim if partition is not None else None))
 
     def _go_on(self, pending: Pending, *, at_tail: bool = False) -> None:
         try:
@@ -117,16 +126,24 @@ class Intake:
         if verdict is not Carried.TAKEN:
             raise EpochTooNewError.of(carry.epoch, self._control.limit)
         if isinstance(request, WriteRequest):
-            return self._write(request)
+            return self._write(request, pending.term)
         if isinstance(request, CloseRequest):
             return self._await_close(request)
         if isinstance(request, GroupRequest):
             self._commit(request, pending.deadline)
             return None
-        return self._read(request, carry.epoch)
+        if isinstance(request, EpochAtRequest):
+            self._epoch_at(request)
+            return None
+        if isinstance(request, HistoryRequest):
+            return self._history(request)
+        return self._read(request, carry.epoch, pending.tails)
 
-    def _write(self, request: WriteRequest) -> tuple[Milestone, int] | None:
+    def _write(self, request: WriteRequest, term: Term | None) -> tuple[Milestone, int] | None:
+        """`term`: what waited here while another owned the partition may have been refused there for good."""
         partition = self._open_partition(request.partition, write=True)
+        if term is not None and term != partition.claim:
+            raise partition.moved()
         epoch = self._ring.epoch
         if (wait := self._activation(request.map)) is not None:
             return wait
@@ -138,31 +155,88 @@ class Intake:
         self._writes.submit(request, catalog, max(epoch, partition.last_stamp))
         return None
 
-    def _read(self, request: ReadRequest, carried: Epoch) -> tuple[Milestone, int] | None:
+    def _read(
+        self, request: ReadRequest, carried: Epoch, tails: Mapping[PartitionId, Position] | None
+    ) -> tuple[Milestone, int] | None:
         if (wait := self._activation(request.map)) is not None:
             return wait
-        entry = self._catalogs.at(self._ring.epoch).map(request.map)
-        if not entry.spec.stateful:
-            raise WrongKindError(
-                f"map {request.map!r} is a stream and keeps no state: subscribe to it", map=request.map, kind="stream"
-            )
-        closed, limit = self._control.closed, self._control.limit
-        wanted = max(request.as_of, request.at_least)
-        if wanted > closed:
-            if wanted >= limit:
-                raise EpochTooNewError.of(wanted, limit)
-            return Milestone.CLOSED, wanted
+        entry = self._stateful(request.map)
+        if (wait := self._fresh(request)) is not None:
+            return wait
         if request.as_of and request.as_of < self._control.horizon:
             raise EpochTooOldError.of(request.as_of, self._control.horizon)
-        numbers = [request.partition] if isinstance(request, ScanRequest) else entry.partitioner.many(request.keys)
+        scanned = request.partition if isinstance(request, ScanRequest) else None
+        numbers = [scanned] if scanned is not None else entry.partitioner.many(request.keys)
         partitions = [self._open_partition(number) for number in numbers]
+        if request.linearizable:
+            if tails is None:
+                return Milestone.TAILS, self._tails.ask(numbers)
+            if not self._caught_up(partitions, tails):
+                return Milestone.LANDED, self._decided + 1
         if not request.as_of and any(p.lowest_lent is not None and p.lowest_lent <= carried for p in partitions):
-            return Milestone.SLOT, 0  # G6: a group that the asker may have seen elsewhere is perhaps in the log
+            return Milestone.LANDED, self._decided + 1  # G6: a group that the asker has perhaps seen elsewhere
         tables = [partition.tables.get(request.map) for partition in partitions]
         if not isinstance(request, ScanRequest):
             request.run(tables, self._limits.answer_bytes_max)
         elif tables[0] is not None:
             request.scan(tables[0], self._limits.answer_bytes_max)
+        self._emit(Answered((request,)))
+        return None
+
+    def _stateful(self, map_name: str) -> MapEntry:
+        entry = self._catalogs.at(self._ring.epoch).map(map_name)
+        if not entry.spec.stateful:
+            raise WrongKindError(
+                f"map {map_name!r} is a stream and keeps no state: subscribe to it", map=map_name, kind="stream"
+            )
+        return entry
+
+    def _fresh(self, request: ReadRequest) -> tuple[Milestone, int] | None:
+        """The close that a read has to wait for, if any."""
+        closed, limit = self._control.closed, self._control.limit
+        wanted = max(request.as_of, request.at_least)
+        age_ms = max(0, self.time_ms - self._control.closed_time_ms)
+        if request.staleness_ms_max and age_ms > request.staleness_ms_max:
+            wanted = max(wanted, Epoch(closed + 1))  # nothing may have happened since: then time goes on for this read
+        if wanted <= closed:
+            return None
+        if wanted >= limit:
+            raise EpochTooNewError.of(wanted, limit)
+        if request.at_once:
+            raise NotClosedError.of(wanted, closed, age_ms)
+        return Milestone.CLOSED, wanted
+
+    def _caught_up(self, partitions: Sequence[Partition], tails: Mapping[PartitionId, Position]) -> bool:
+        """Rule R2. False: what the log has more is a frame of this node that has not landed here."""
+        caught_up = True
+        for partition in partitions:
+            if tails[partition.id] <= partition.tail:
+                continue
+            if partition.in_flight is None:
+                self.read_control(None)
+                raise WrongOwnerError(
+                    f"another node has written to the log of partition {partition.id}; ask again who owns it",
+                    partition=partition.id,
+                    owner=-1,
+                )
+            caught_up = False
+        return caught_up
+
+    def _epoch_at(self, request: EpochAtRequest) -> None:
+        control = self._control
+        found = control.epoch_closed_at(request.time_ms)
+        if found is None:
+            earliest, since_ms = control.earliest_close or (Epoch(0), 0)
+            raise EpochTooOldError.at_time(f"{request.time_ms} ms", f"{since_ms} ms", earliest, since_ms)
+        request.epoch = found
+        self._emit(Answered((request,)))
+
+    def _history(self, request: HistoryRequest) -> tuple[Milestone, int] | None:
+        if (wait := self._activation(request.map)) is not None:
+            return wait
+        self._stateful(request.map)
+        partition = self._open_partition(request.partition)
+        request.run(partition.tables.get(request.map), self._control.horizon)
         self._emit(Answered((request,)))
         return None
 
@@ -218,6 +292,25 @@ class Intake:
             self._emit(ReadControl())
         if pending is not None:
             self.unread.append(pending)
+
+    def tails_checked(
+        self, number: int, tails: Mapping[PartitionId, Position], control: Position, error: GridError | None
+    ) -> None:
+        """What the log said to a `CheckTails`, or why it did not. The views up to `control` count too (rule J)."""
+        for pending in self._waits.reached(Milestone.TAILS, number):
+            if error is not None:
+                self._refuse(pending.request, error)
+                continue
+            carry = pending.carry
+            seen = carry._replace(control=max(carry.control, control))
+            self._go_on(pending._replace(carry=seen, tails=tails, read=False))
+        self._tails.ended(number)
+
+    def frame_decided(self) -> None:
+        """A frame has landed, or never will."""
+        if self._waits.highest(Milestone.LANDED):
+            self._decided += 1
+            self.resume(Milestone.LANDED, self._decided)
 
     def resume(self, kind: Milestone, value: int) -> None:
         """The node has got there: whoever waited for it goes on."""

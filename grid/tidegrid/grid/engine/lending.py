@@ -104,9 +104,10 @@ class Lending:
             self._reserve(number)
         partition = self._lent_to(number, message.group, message.attempt)
         if partition is not None:
+            loan = partition.loan
             if message.epoch:
                 self._writes.group_landed(partition, Epoch(message.epoch), Position(message.position))
-            else:
+            elif loan is not None and not loan.contended:  # else a FILL is on its way, and moves the tail
                 self._writes.group_released(partition)
         received = ring_pb2.SettledReceived(group=message.group, attempt=message.attempt, partition=message.partition)
         return [(sender, received)]

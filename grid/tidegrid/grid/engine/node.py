@@ -18,13 +18,11 @@ from typing import NamedTuple
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.effects import (
-    Answered,
     AppendControl,
     ClosedTo,
     Effect,
     LoadCheckpoint,
     Purpose,
-    ReadControl,
     ReadLog,
     Slot,
     Tell,
@@ -36,22 +34,20 @@ from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.groups import Groups
 from tidegrid.grid.engine.intake import Carry, Intake, Request
 from tidegrid.grid.engine.lending import Lending
-from tidegrid.grid.engine.opening import RETRY_SECONDS, Opening
+from tidegrid.grid.engine.opening import Opening
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.retention import Retention, RetentionOptions
+from tidegrid.grid.engine.tenure import Tenure
 from tidegrid.grid.engine.waiting import Milestone
-from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.engine.writes import WritePath
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
-from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import Closed, ControlEvent, ControlState, Deployed, HorizonMoved, MapAdded, ViewChanged
 from tidegrid.grid.ring.local import AppendClose, EpochRaised, Evict, RingOptions, Send
-from tidegrid.grid.ring.membership import Membership, ViewProposal
 from tidegrid.grid.ring.messages import Body, Envelope, GroupMessage, TokenMessage, TokenReceived, Wake
-from tidegrid.grid.ring.ownership import PartitionState, advance, open_stamp
 from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.grid.ring.view import Member
@@ -82,12 +78,7 @@ class Node:
         self.limits = limits
         self.closes = Closes()
         self._effects: list[Effect] = []
-        self._ready = False
         self._instant = Instant(0.0, 0)
-        self._recent_bytes = recent_bytes
-        self._openings: dict[PartitionId, Opening] = {}
-        self._view_held = False  # a round has been closed in the applied view: its members are there
-        self.membership = Membership(member)
         seed = int.from_bytes(control.grid_id[:8], "big")
         self.writes = WritePath(limits, seed, self._effects.append)
         self.copies = ReferenceCopies(first_number=incarnation << 32)
@@ -95,6 +86,9 @@ class Node:
         self.retention = Retention(control, retention)
         self._catalogs = Catalogs(control, limits)
         self.ring = Ring(me, incarnation, control, self, ring_options)
+        self.tenure = Tenure(
+            member, control, self.ring, self.writes, limits, recent_bytes, self._effects.append, self._opened
+        )
         self.intake = Intake(
             me, control, self.ring, self.writes, self.copies, self._catalogs, limits, self._effects.append, self._commit
         )
@@ -105,7 +99,7 @@ class Node:
     def start(self, instant: Instant) -> None:
         """Once, before anything else: takes up what the applied view gives to this node."""
         self._enter(instant)
-        self._view_applied()
+        self.tenure.view_applied(instant.now)
         self.ring.control_applied(instant.now)
 
     @property
@@ -130,105 +124,35 @@ class Node:
         effects, self._effects[:] = list(self._effects), []
         return effects
 
-    # Ownership (rules O and L) ------------------------------------------------------------------------------------
+    # Partitions that come and go -----------------------------------------------------------------------------------
 
     @property
     def openings(self) -> Mapping[PartitionId, Opening]:
         """Partitions on their way to being open."""
-        return self._openings
-
-    def _view_applied(self) -> None:
-        """Gives up what another has now, opens what is ours."""
-        view = self.control.view
-        owned = {number: view.owners[number].term for number in view.owned_by(self.me, self.incarnation)}
-        for number, partition in list(self.partitions.items()):
-            if owned.get(number) != partition.claim:
-                self._openings.pop(number, None)
-                self.writes.give_up(number)
-        for number, term in owned.items():
-            if number not in self.partitions:
-                self._adopt(number, term, len(owned))
-        self._view_held = False
-        self._refresh_ready()
-        self.membership.applied(self._instant.now, self.control)
-
-    def _adopt(self, number: PartitionId, term: Term, share: int) -> None:
-        recent_bytes = self._recent_bytes // share
-        partition = Partition(number, self.limits, self.control.session_epochs, recent_bytes, term)
-        partition.memory.closed = self.control.closed
-        partition.declare({name: spec.stateful for name, spec in self.control.declared.items()})
-        self.writes.partitions[number] = partition
-        reference_maps = self.writes.reference_maps
-        self._openings[number] = Opening(
-            partition, self.me, self.incarnation, self.control.closed, reference_maps, self._effects.append
-        )
-
-    def _opening(self, number: PartitionId, term: Term) -> Opening | None:
-        opening = self._openings.get(number)
-        return opening if opening is not None and opening.partition.claim == term else None
+        return self.tenure.openings
 
     def checkpoint_loaded(
         self, instant: Instant, load: LoadCheckpoint, position: Position, chunks: Iterable[bytes]
     ) -> Iterable[None]:
         """The newest checkpoint of a partition, or none (position 0), taken in step by step. Raises CorruptionError."""
         self._enter(instant)
-        opening = self._opening(load.partition, load.term)
-        return opening.checkpoint_loaded(position, chunks) if opening is not None else ()
+        return self.tenure.checkpoint_loaded(load, position, chunks)
 
     def log_read(self, instant: Instant, read: ReadLog, records: Sequence[LogRecord]) -> None:
         """The outcome of a `ReadLog`. Raises CorruptionError."""
         self._enter(instant)
-        opening = self._opening(read.partition, read.term)
         if read.group is not None:
             self._tell(self.groups.slot_read(instant.now, read, records))
-        elif opening is None:
-            self.writes.slot_read(read, records)
-            self._decided()
-        elif read.after != opening.position:
-            return
-        elif records:
-            opening.read(records)
+        elif self.tenure.opening(read.partition, read.term) is not None:
+            self.tenure.log_read(instant.now, instant.time_ms, read, records)
         else:
-            self._open(opening)
+            self.writes.slot_read(read, records)
+            self.tenure.refresh()
+            self._decided()
 
-    def _open(self, opening: Opening) -> None:
-        """Rule O2. A log that knows more of time than this node: the control log has to be read on first (E3)."""
-        last = opening.partition.last_stamp
-        if self.ring.carry(self._instant.now, Position(0), last) is not Carried.TAKEN:
-            self._effects.append(ReadControl())
-            opening.retry_at = self._instant.now + RETRY_SECONDS
-        elif opening.at_end(open_stamp(self.ring.epoch, opening.closed, last), self._instant.time_ms):
-            self._opened(opening.partition)
-
-    def _opened(self, partition: Partition) -> None:
-        del self._openings[partition.id]
-        stamp, now = partition.last_stamp, self._instant.now
-        self.writes.highest_stamp = max(self.writes.highest_stamp, stamp)
-        self._refresh_ready()
-        self.ring.opened(now, stamp)
+    def _opened(self, _partition: Partition) -> None:
         if self.ready():
-            self._tell(self.references.opened(now))
-
-    def _propose(self, proposal: ViewProposal | None) -> None:
-        if proposal is not None:
-            self._effects.append(AppendControl(proposal.expected, ControlRecord(view=proposal.view)))
-
-    def _rebalance(self) -> None:
-        """Planned moves: one partition at a time takes nothing new, and goes when it is drained."""
-        misplaced = [
-            partition
-            for number in self.membership.misplaced(self.control)
-            if (partition := self.partitions[number]).serving
-        ]
-        draining = [partition for partition in self.partitions.values() if partition.state is PartitionState.DRAINING]
-        for partition in draining:
-            if partition not in misplaced:
-                partition.state = advance(partition.state, PartitionState.OPEN)
-            elif partition.drained:
-                self._propose(self.membership.hand_over(partition.id, self.control))
-        if misplaced and not draining and self._view_held:
-            misplaced[0].state = advance(misplaced[0].state, PartitionState.DRAINING)
-            self._rebalance()
+            self._tell(self.references.opened(self._instant.now))
 
     # Requests ----------------------------------------------------------------------------------------------------
 
@@ -239,7 +163,7 @@ class Node:
 
     def _enter(self, instant: Instant) -> None:
         self._instant = instant
-        self.intake.now = instant.now
+        self.intake.now, self.intake.time_ms = instant
 
     # The write path ----------------------------------------------------------------------------------------------
 
@@ -258,20 +182,18 @@ class Node:
 
     def landed(self, instant: Instant, slot: Slot, position: Position) -> None:
         self._enter(instant)
-        if slot.purpose is not Purpose.OPEN:
+        if slot.purpose is Purpose.OPEN:
+            self.tenure.open_landed(instant.now, slot, position)
+        else:
             self.writes.landed(slot, position)
-        elif (opening := self._opening(slot.partition, slot.term)) is not None:
-            opening.opened(position, opening.stamp)
-            self._opened(opening.partition)
         self._decided()
 
     def append_failed(self, instant: Instant, slot: Slot, error: GridError) -> None:
         self._enter(instant)
-        opening = self._opening(slot.partition, slot.term)
         if isinstance(error, LogFailedError):
             self.fail(error)
-        elif opening is not None:
-            opening.failed(instant.now, error)
+        elif slot.purpose is Purpose.OPEN:
+            self.tenure.open_failed(instant.now, slot, error)
         else:
             self.writes.failed(instant.now, slot, error)
         self._decided()
@@ -299,9 +221,20 @@ class Node:
         self.ring.carry(self._instant.now, Position(0), self.writes.highest_stamp)  # that of a group may be above ours
         self.ring.landed(self._instant.now)
         self._lend_on()
-        self.intake.resume(Milestone.SLOT, 0)
-        if any(partition.state is PartitionState.DRAINING for partition in self.partitions.values()):
-            self._rebalance()
+        self.intake.frame_decided()
+        self.tenure.decided()
+
+    def tails_checked(
+        self,
+        instant: Instant,
+        number: int,
+        tails: Mapping[PartitionId, Position],
+        control: Position,
+        error: GridError | None = None,
+    ) -> None:
+        """What the log said to a `CheckTails`; `error`: it did not."""
+        self._enter(instant)
+        self.intake.tails_checked(number, tails, control, error)
 
     # The control log ---------------------------------------------------------------------------------------------
 
@@ -312,9 +245,8 @@ class Node:
             if item.position > self.control.position:
                 for event in self.control.apply(item.position, ControlRecord.FromString(item.payload)):
                     self._learn(event)
-        self.membership.applied(instant.now, self.control)
         self.ring.control_applied(instant.now)
-        self._rebalance()
+        self.tenure.control_applied(instant.now)
         self._collect_ring()
         self._follow_references()
 
@@ -329,13 +261,13 @@ class Node:
             self.writes.closed(event.epoch)
             self._effects.append(ClosedTo(event.epoch))
             self.intake.resume(Milestone.CLOSED, event.epoch)
-            self._view_held = True
+            self.tenure.closed()
         elif isinstance(event, MapAdded | Deployed):
             self._catalogs.forget()
             self._refresh_maps()
         elif isinstance(event, ViewChanged):
             self.copies.restart()
-            self._view_applied()
+            self.tenure.view_applied(self._instant.now)
         elif isinstance(event, HorizonMoved):
             self.retention.moved(event.epoch)
 
@@ -346,14 +278,13 @@ class Node:
         if kind == "close":
             self.ring.close_failed(instant.now, effect.expected, error)
         elif kind == "view":
-            self.membership.failed(effect.expected)
+            self.tenure.membership.failed(effect.expected)
 
     def fail(self, error: GridError) -> None:
         """The log is dead for this process (rule F3)."""
         self.writes.fail(error)
-        self._openings.clear()
+        self.tenure.fail()
         self.groups.fail(error)
-        self._refresh_ready()
 
     def _refresh_maps(self) -> None:
         declared = {name: spec.stateful for name, spec in self.control.declared.items()}
@@ -416,12 +347,10 @@ class Node:
         self.ring.time_passed(instant.now)
         self.intake.expire()
         self.writes.time_passed(instant.now)
-        for opening in self._openings.values():
-            opening.time_passed(instant.now)
         self.lending.time_passed(instant.now)
         self._lend_on()
         self._tell(self.groups.time_passed(instant.now))
-        self._propose(self.membership.join(instant.now, self.control))
+        self.tenure.time_passed(instant.now)
         self._follow_references()
         record = self.retention.proposal(instant.time_ms, self.writes.history_bytes)
         if record is not None and not self.intake.stopping:
@@ -429,9 +358,8 @@ class Node:
 
     def deadline(self) -> float | None:
         """When `time_passed` is due."""
-        times = [self.ring.deadline(), self.intake.deadline(), self.copies.deadline, self.membership.deadline]
+        times = [self.ring.deadline(), self.intake.deadline(), self.copies.deadline, self.tenure.deadline()]
         times += (self.writes.deadline(), self.lending.deadline(), self.groups.deadline())
-        times += [opening.retry_at for opening in self._openings.values()]
         return min((time for time in times if time is not None), default=None)
 
     def reclaim(self, budget: int) -> int:
@@ -469,13 +397,9 @@ class Node:
                 elif isinstance(effect, AppendClose):
                     self._effects.append(AppendControl(effect.expected, effect.record))
                 elif isinstance(effect, Evict):
-                    self._propose(self.membership.evict(effect.nodes, self.control))
+                    self.tenure.evict(effect.nodes)
                 elif isinstance(effect, EpochRaised):
                     self.intake.resume(Milestone.EPOCH, effect.epoch)
-
-    def _answer(self, requests: Sequence[WriteRequest]) -> None:
-        if requests:
-            self._effects.append(Answered(requests))
 
     # Stopping ----------------------------------------------------------------------------------------------------
 
@@ -506,20 +430,10 @@ class Node:
         return max((partition.references_changed for partition in self.partitions.values()), default=Epoch(0))
 
     def waiting_for(self) -> Epoch:
-        """A view whose members are not yet known to be there keeps misplaced partitions waiting for a close in it."""
-        waiting = self.intake.waiting_for
-        if not self._view_held and self.membership.misplaced(self.control):
-            waiting = max(waiting, Epoch(self.control.closed + 1))
-        return waiting
+        return max(self.intake.waiting_for, self.tenure.waiting_for)
 
     def ready(self) -> bool:
-        return self._ready
-
-    def _refresh_ready(self) -> None:
-        owned = self.control.view.owned_by(self.me, self.incarnation)
-        self._ready = self.ring.member and all(
-            number in self.partitions and self.partitions[number].serving for number in owned
-        )
+        return self.tenure.ready
 
     def time_ms(self) -> int:
         return self._instant.time_ms

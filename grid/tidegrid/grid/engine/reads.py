@@ -1,7 +1,9 @@
 """Reads as the engine sees them: which rows, as of when, and the answers as columns.
 
 `as_of` is inclusive and wants a closed epoch: it waits for the close, then the answer is the same for ever (rule R1).
-`at_least` waits until the epoch is closed here and reads the latest. Both 0: the latest, at once.
+`at_least` waits until the epoch is closed here and reads the latest. Both 0: the latest, at once. `staleness_ms_max`:
+the last close applied here is no older than that. `at_once`: what would wait for a close is refused. `linearizable`:
+the owner has seen that its log holds nothing it has not (tail_checks.py).
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tidegrid.grid.model.errors import GridError, TooLargeError
-from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.store.table import Table
+from tidegrid.grid.store.version import Version
 
 Row = tuple[bytes | None, int, tuple[int, int, int]]
 
@@ -19,13 +22,30 @@ Row = tuple[bytes | None, int, tuple[int, int, int]]
 class ReadRequest:
     """Point reads of one map; keys of any partitions that this node owns."""
 
-    __slots__ = ("as_of", "at_least", "epochs", "error", "keys", "map", "reply_to", "times_ms", "values", "versions")
+    __slots__ = (
+        "as_of", "at_least", "at_once", "epochs", "error", "keys", "linearizable", "map", "reply_to", "staleness_ms_max",
+        "times_ms", "values", "versions",
+    )  # fmt: skip
 
-    def __init__(self, map_name: str, keys: Sequence[bytes], as_of: Epoch, at_least: Epoch, reply_to: Any) -> None:
+    def __init__(
+        self,
+        map_name: str,
+        keys: Sequence[bytes],
+        as_of: Epoch,
+        at_least: Epoch,
+        reply_to: Any,
+        *,
+        at_once: bool = False,
+        staleness_ms_max: int = 0,
+        linearizable: bool = False,
+    ) -> None:
         self.map = map_name
         self.keys = keys
         self.as_of = as_of
         self.at_least = at_least
+        self.at_once = at_once
+        self.staleness_ms_max = staleness_ms_max
+        self.linearizable = linearizable
         self.reply_to = reply_to
         self.values: list[bytes] = []
         self.versions: list[int] = []
@@ -75,8 +95,9 @@ class ScanRequest(ReadRequest):
         as_of: Epoch,
         at_least: Epoch,
         reply_to: Any,
+        **freshness: Any,
     ) -> None:
-        super().__init__(map_name, [], as_of, at_least, reply_to)
+        super().__init__(map_name, [], as_of, at_least, reply_to, **freshness)
         self.partition = partition
         self.begin = begin
         self.end = end
@@ -108,3 +129,49 @@ class CloseRequest:
         self.closed = closed
         self.reply_to = reply_to
         self.error: GridError | None = None
+
+
+class EpochAtRequest:
+    """The highest epoch that was closed at `time_ms` (wall clock) or before."""
+
+    __slots__ = ("epoch", "error", "reply_to", "time_ms")
+
+    def __init__(self, time_ms: int, reply_to: Any) -> None:
+        self.time_ms = time_ms
+        self.reply_to = reply_to
+        self.epoch = Epoch(0)
+        self.error: GridError | None = None
+
+
+class HistoryRequest:
+    """Versions of one key with an epoch above `after`, or equal to it and a position above `position`, from memory.
+
+    Where the cursor lies below what memory holds, `below` is the epoch through which the log has to be read first.
+    """
+
+    __slots__ = ("after", "below", "error", "key", "map", "partition", "position", "reply_to", "versions")
+
+    def __init__(
+        self, map_name: str, partition: PartitionId, key: bytes, after: Epoch, position: Position, reply_to: Any
+    ) -> None:
+        self.map = map_name
+        self.partition = partition
+        self.key = key
+        self.after = after
+        self.position = position
+        self.reply_to = reply_to
+        self.below = Epoch(0)
+        self.versions: list[Version] = []
+        self.error: GridError | None = None
+
+    def run(self, table: Table | None, horizon: Epoch) -> None:
+        """Above the horizon a table has every version; at or below it only what readers at the horizon see."""
+        if self.after < horizon or (self.after == horizon and self.position):
+            self.below = horizon
+        elif table is not None:
+            cursor = (self.after, self.position)
+            self.versions = [
+                version
+                for version in table.chain(self.key)
+                if version[2][0] > self.after or (self.position and version[2][:2] > cursor)
+            ]

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tidegrid.grid.model.errors import BusyError, FormatError, GridError, InvalidValueError, OutcomeUnknownError
 from tidegrid.grid.model.ids import Epoch
@@ -59,6 +59,11 @@ class Known:
 
 
 _NEW: Final = Known("new")
+
+
+class Unlogged(NamedTuple):
+    lowest: int
+    refused: Mapping[int, GridError]
 
 
 @dataclass(slots=True)
@@ -200,6 +205,25 @@ class RequestMemory:
         known.accept(first, versions, epoch)
         if session[0] == NAMED_SESSION:
             known.forget_details()
+
+    def unlogged(self) -> dict[bytes, Unlogged]:
+        """By session, what the log does not tell: how far its client has its answers, and what was refused."""
+        return {
+            session: Unlogged(known.lowest, dict(known.refused))
+            for session, known in self._sessions.items()
+            if known.lowest > 1 or known.refused
+        }
+
+    def recall(self, unlogged: Mapping[bytes, Unlogged]) -> None:
+        """What was known before the partition went and came back: a copy of a request that was answered then may still
+        be on its way over the same connection."""
+        for session, (lowest, refused) in unlogged.items():
+            known = self._sessions.get(session)
+            if known is None and session[0] == CLIENT_SESSION and not self._expired(session, self.closed):
+                known = self._make(session, CLIENT_SESSION)
+            if known is not None:
+                known.refused |= refused
+                known.let_go(lowest)
 
     def _expire_once(self) -> int:
         """Looks for ended sessions at most once a close: a flood of new ones must not make each look at all."""

@@ -16,7 +16,8 @@ class Milestone(Enum):
     EPOCH = "an activation"
     CLOSED = "a close"
     REFERENCES = "its copies of reference maps"
-    SLOT = "a slot that is lent to a commit group"
+    TAILS = "an answer of the log"
+    LANDED = "a frame to land"
 
 
 class Waits:

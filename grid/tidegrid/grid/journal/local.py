@@ -140,7 +140,6 @@ class LocalLog:
         writer, options = self._writer, self._options
         if (
             may_block
-            and len(batch.tickets) == 1
             and batch.size_bytes <= options.inline_sync_bytes_max
             and writer.sync_seconds <= options.inline_sync_seconds_max
             and writer.has_room(batch)
@@ -195,6 +194,7 @@ class LocalLog:
     # Reads -------------------------------------------------------------------------------------------------------
 
     async def tail(self, log: LogId) -> Position:
+        self._check_readable()
         return self._sequence.tail(log)
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:

@@ -51,6 +51,7 @@ class MemoryLog:
         """Nothing to write earlier: appends land on a later turn."""
 
     async def tail(self, log: LogId) -> Position:
+        self._check_open()
         return self.state.tail(log)
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:

@@ -21,7 +21,7 @@ class LocalLogOptions:
         16 * 1024 * 1024
     )  # group commit stops collecting here: bounds the wait of the first in a batch
     record_bytes_max: int = _LIMITS.record_bytes_max
-    inline_sync_bytes_max: int = 16 * 1024  # a lone batch up to this is written on the event loop: no thread switch,
+    inline_sync_bytes_max: int = 32 * 1024  # a batch up to this is written on the event loop: no thread switch,
     # but nothing else runs meanwhile; 0: always in the thread
     inline_sync_seconds_max: float = 0.000_5  # and only while the disk lately synced this fast
     index_cache_bytes_max: int = 64 * 1024 * 1024  # indexes of sealed segments kept for feeds from the past

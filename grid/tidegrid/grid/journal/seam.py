@@ -60,7 +60,11 @@ class Log(Protocol):
         ...
 
     async def tail(self, log: LogId) -> Position:
-        """Position of the last record; 0 when empty."""
+        """Position of the last durable record; 0 when empty. O(1), or one question to whoever keeps the log.
+
+        The log itself is asked, never a copy: whatever anybody was told to have landed before the call is at or below
+        the answer (rule R2 rests on it). Like reads it goes on after a failure. Raises StoppingError.
+        """
         ...
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:

@@ -181,7 +181,7 @@ class ConfigurationError(CallerError):
 
 
 class EpochTooOldError(CallerError):
-    """Fields: requested, earliest."""
+    """Fields: requested (an epoch, or a time as text), earliest; for a time since_ms, when `earliest` was closed."""
 
     code = "EPOCH_TOO_OLD"
 
@@ -191,6 +191,17 @@ class EpochTooOldError(CallerError):
             f"epoch {requested} is past the history kept in memory, the earliest is {earliest}; start from a snapshot, or keep a longer horizon",
             requested=requested,
             earliest=earliest,
+        )
+
+    @classmethod
+    def at_time(cls, requested: str, since: str, earliest: int, since_ms: int) -> EpochTooOldError:
+        """For a wall-clock time before the first remembered close, which is `earliest`; the times are as text too."""
+        known = f"epoch {earliest} on, closed at {since}" if earliest else "nothing: no epoch has been closed yet"
+        return cls(
+            f"nothing is known as of {requested}: the grid remembers {known}; ask for a later time, or keep a longer horizon",
+            requested=requested,
+            earliest=earliest,
+            since_ms=since_ms,
         )
 
 
@@ -206,6 +217,12 @@ class EpochTooNewError(CallerError):
             requested=requested,
             limit=limit,
         )
+
+
+class InvalidTokenError(CallerError):
+    """A text that is no token of time."""
+
+    code = "INVALID_TOKEN"
 
 
 class WrongGridError(CallerError):
@@ -227,6 +244,21 @@ class UnauthenticatedError(CallerError):
 
 class DeadlineError(PeerError):
     code = "DEADLINE"
+
+
+class NotClosedError(PeerError):
+    """The read was not to wait, and time has not come that far. Fields: requested, closed, age_ms (of `closed`)."""
+
+    code = "NOT_CLOSED"
+
+    @classmethod
+    def of(cls, requested: int, closed: int, age_ms: int) -> NotClosedError:
+        return cls(
+            f"epoch {requested} is not closed yet: epoch {closed} is, since {age_ms:,} ms; wait for it, or read as of {closed}",
+            requested=requested,
+            closed=closed,
+            age_ms=age_ms,
+        )
 
 
 class UnavailableError(PeerError):

@@ -113,7 +113,10 @@ _BEYOND_ASCII = (
 _STR: Final = rb"\x30[\x01-\x7f]*(?:" + _BEYOND_ASCII + rb"[\x01-\x7f]*)*\x00"
 _BYTES: Final = rb"\x31[^\x00]*(?:\x00\xff[^\x00]*)*\x00"
 _INT: Final = b"|".join([rb"\x20\x00", *_ints(False), *_ints(True)])
+_COMMON: Final = rb"\x30[\x01-\x7f]*+\x00(?!\xff)|\x21[^\x00]\x00|\x22[^\x00].\x00"
 _PLAIN: Final = b"|".join([_STR, _INT, _BYTES, rb"[\x01-\x03]"])
+_QUICK: Final = b"(?:" + _COMMON + b"|" + _PLAIN + b")++"
+"""Plain elements, ASCII without NUL and ints up to 65,535 first. Possessive, because two branches match these."""
 
 
 @functools.cache
@@ -134,18 +137,18 @@ def _element(kind: str) -> bytes:
 def key_pattern(fields: tuple[KeyField, ...] = ()) -> re.Pattern[bytes]:
     """Its `fullmatch` accepts exactly the encoded keys of these fields; of a map without key fields, every key.
 
-    About 0.4 us for six typed fields. Compiled once; a field of type `any`, and a map without fields, take 70 ms to
+    About 0.3 us for six elements. Compiled once; a field of type `any`, and a map without fields, take 70 ms to
     compile, a float 15 ms, the others hardly anything.
     """
     if not fields:
-        return re.compile(_element("any") + b"+", re.DOTALL)
+        return re.compile(_QUICK + b"|" + _element("any") + b"+", re.DOTALL)
     return re.compile(b"".join(_element(field.type) for field in fields), re.DOTALL)
 
 
 @functools.cache
 def plain_pattern() -> re.Pattern[bytes]:
     """Matches keys of None, bool, int, str and bytes alone: nearly all keys, for a quick first look."""
-    return re.compile(_element("plain") + b"+", re.DOTALL)
+    return re.compile(_QUICK, re.DOTALL)
 
 
 @functools.cache

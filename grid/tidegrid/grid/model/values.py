@@ -9,7 +9,7 @@ Invariant: bytes that pass `check_value` decode, everywhere and with any msgpack
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
 import msgspec
@@ -79,6 +79,18 @@ def check_value(encoded: bytes, limits: Limits) -> Value:
         raise InvalidValueError(f"the value is no msgpack that can be stored: {error}") from None
     _check_tree(value, limits.value_depth_max, "value")
     return value
+
+
+def are_values(column: Sequence[bytes], limits: Limits) -> bool:
+    """Whether each of them passes `check_value`, at a quick look; False may also mean: ask for each."""
+    if limits.value_depth_max < _SHALLOW or max(map(len, column), default=0) > limits.value_bytes_max:
+        return False
+    try:
+        for encoded in column:
+            _decode_shallow(encoded)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _has_str_keys(value: dict[Any, Any]) -> bool:

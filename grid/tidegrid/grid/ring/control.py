@@ -28,7 +28,7 @@ from tidegrid.grid.ring.view import ViewState, changed_nodes, view_from, view_me
 from tidegrid.v1 import control_pb2
 
 CHECKPOINT_VERSION: Final = 1
-CLOSES_MAX: Final = 16_384  # remembered (time, epoch) pairs; the older half is thinned when there are more
+CLOSES_MAX: Final = 16_384  # remembered (time, epoch) pairs; the older half is thinned evenly when there are more
 LIMIT_SPAN_MIN: Final = 3  # with less, no floor would ever pass `closed`
 
 
@@ -171,6 +171,11 @@ class ControlState:
         index = bisect_right(self._close_times_ms, time_ms)
         return self._close_epochs[index - 1] if index else None
 
+    @property
+    def earliest_close(self) -> tuple[Epoch, int] | None:
+        """The first close that is remembered, and its wall time in milliseconds."""
+        return (self._close_epochs[0], self._close_times_ms[0]) if self._close_epochs else None
+
     # Behaviour --------------------------------------------------------------------------------------------------
 
     def maps_at(self, epoch: Epoch) -> Mapping[str, MapSpec]:
@@ -280,8 +285,9 @@ class ControlState:
         self._close_epochs.append(epoch)
         if len(self._close_epochs) > CLOSES_MAX:
             half = CLOSES_MAX // 2
-            self._close_times_ms[:half] = self._close_times_ms[1:half:2]
-            self._close_epochs[:half] = self._close_epochs[1:half:2]
+            kept = _evenly(self._close_times_ms[:half], half // 2)
+            self._close_times_ms[:half] = [self._close_times_ms[index] for index in kept]
+            self._close_epochs[:half] = [self._close_epochs[index] for index in kept]
 
     def _move_horizon(self, epoch: Epoch) -> tuple[ControlEvent, ...]:
         if epoch <= self._horizon:
@@ -363,3 +369,18 @@ class ControlState:
         return isinstance(other, ControlState) and self.to_bytes() == other.to_bytes()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _evenly(times_ms: list[int], count: int) -> list[int]:
+    """Indexes of the first and of the last in each equal span of time, at most `count`.
+
+    Spans are powers of two and begin at their multiples, so that thinning again takes nothing away until spans double:
+    old closes grow coarser with the time that is remembered, not with every thinning.
+    """
+    width = 1 << ((times_ms[-1] - times_ms[0]) // count).bit_length()
+    while True:
+        last = {time_ms // width: index for index, time_ms in enumerate(times_ms)}
+        kept = sorted({0, *last.values()})
+        if len(kept) <= count:
+            return kept
+        width *= 2

@@ -3,8 +3,9 @@
     idle --sent--> waiting --acknowledged | superseded--> idle
                    waiting --time passed--> waiting, twice as patient --too often--> given up
 
-Only the newest token matters: sending another one forgets the one before. A node that does not answer in the end is
-gone past; from then on, until it acknowledges something, one attempt has to do.
+Only the newest token matters: sending another one forgets the one before. What a node has missed counts over all of
+them until it acknowledges one: tokens that follow each other faster than attempts end would be stuck at it for ever.
+A node that does not answer in the end is gone past; from then on one attempt has to do.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Hop:
     token: Token | None = None
     due: float | None = None
     attempts: int = 0
-    _silent: set[NodeId] = field(default_factory=set)
+    _missed: dict[NodeId, int] = field(default_factory=dict)  # attempts in vain since it last acknowledged one
 
     def sent(self, now: float, to: NodeId, token: Token) -> None:
         self.to, self.token, self.attempts = to, token, 1
@@ -31,7 +32,7 @@ class Hop:
 
     def acknowledged(self, sender: NodeId, round_: int, generation: int) -> None:
         token = self.token
-        self._silent.discard(sender)
+        self._missed.pop(sender, None)
         if token is not None and (self.to, token.round, token.generation) == (sender, round_, generation):
             self.forget()
 
@@ -44,9 +45,9 @@ class Hop:
         if self.due is None or now < self.due:
             return None
         assert self.to is not None and self.token is not None
-        if self.attempts < (1 if self.to in self._silent else self.options.hop_attempts):
+        if self._missed.get(self.to, 0) + 1 < self.options.hop_attempts:
             return None
-        self._silent.add(self.to)
+        self._missed[self.to] = self.options.hop_attempts
         given_up = self.to, self.token
         self.forget()
         return given_up
@@ -56,6 +57,7 @@ class Hop:
         if self.due is None or now < self.due:
             return None
         assert self.to is not None and self.token is not None
+        self._missed[self.to] = self._missed.get(self.to, 0) + 1
         self.due = now + min(self.options.hop_timeout * 2**self.attempts, self.options.hop_timeout_max)
         self.attempts = min(self.attempts + 1, 30)
         return self.to, self.token

@@ -54,7 +54,9 @@ class RingOptions:
     tick: float | None = (
         0.02  # between the beginnings of two rounds; shorter: fresher closes, more messages. None: the user steps
     )
-    hold: float = 0.005  # how long a visit may wait for frames in flight: saves a rotation under load
+    hold: float = (
+        0.02  # how long a visit may wait for frames in flight; a round that goes on without them closes nothing
+    )
     hop_timeout: float = 0.1  # unacknowledged token or wake is sent again after it, twice as late each time
     hop_timeout_max: float = 1.0
     hop_attempts: int = 2  # then the token goes past that node; after one, if it did not answer in the last round

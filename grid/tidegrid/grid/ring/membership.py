@@ -39,7 +39,7 @@ class Membership:
     _join_due: float | None = None
     _proposed: Position | None = None
     _pause: float = JOIN_PAUSE
-    _joined_at: float = 0.0
+    _joined_at: float = float("-inf")
 
     def applied(self, now: float, control: ControlState) -> None:
         """The control log moved, or this is the start."""

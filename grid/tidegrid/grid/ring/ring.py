@@ -6,9 +6,9 @@ performs in order. `deadline()` says when `time_passed` is due. One token at mos
     token arrives --staler, another grid's, or I promised in it--> dropped (if complete, at the origin: the round is over)
                   --of a view I have not applied--> parked until the control log is applied, not acknowledged
                   --else: acknowledged, epoch raised to its intro (E1)--> held until the frames in flight have landed
-    held --landed, or 5 ms--> promise (P) merged, sent to the next unvisited member
-                              a node that does not answer is gone past (L)
-                              all visited: offered to closing.py (C); nobody left: sent back, the round is over
+    held --landed, or 20 ms--> promise (P) merged, sent to the next unvisited member
+                               a node that does not answer is gone past (L)
+                               all visited: offered to closing.py (C); nobody left: sent back, the round is over
 
 Invariants: the epoch never falls and lies in (closed, limit); a promise is given below it; nothing of an earlier
 incarnation of this node is acted on: without membership in the applied view a token is neither kept nor acknowledged.
@@ -29,13 +29,14 @@ from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, Position
 from tidegrid.grid.ring.attendance import Attendance
 from tidegrid.grid.ring.closing import Closing
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.hindrance import held_back_by
+from tidegrid.grid.ring.hindrance import Hindrance, hindrance
 from tidegrid.grid.ring.hop import Hop
 from tidegrid.grid.ring.local import Effect, EpochRaised, Evict, Local, RingOptions, Send
 from tidegrid.grid.ring.messages import TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.promise import floor, in_flight_below
 from tidegrid.grid.ring.rounds import Rounds
 from tidegrid.grid.ring.token import NO_EPOCH, Freshness, Token, begin, renew, visit
+from tidegrid.grid.ring.view import ViewState
 from tidegrid.grid.ring.vigil import Vigil
 
 ROUND_MAX: Final = 1 << 62  # a forged one: there have to be rounds after it
@@ -66,7 +67,7 @@ class Ring:
         self.me, self.incarnation = me, incarnation
         self._control, self._local, self._options = control, local, options
         self._epoch = Epoch(control.closed + 1)  # rule S
-        self._view = control.view
+        self._view = ViewState()  # none yet: the first `control_applied` begins what a view begins
         self._known = Freshness(Position(0), 0, 0, NodeId(0))
         self._intro = NO_EPOCH  # of the newest round seen
         self._held: Token | None = None
@@ -107,9 +108,14 @@ class Ring:
             return TokenPlace.HERE
         return TokenPlace.RESTING if self.is_origin and not self._rounds.out else TokenPlace.ELSEWHERE
 
+    def hindrance(self) -> Hindrance | None:
+        """Who keeps `closed` from going on, as far as this node can tell; None: no one."""
+        return hindrance(self.me, self._epoch, self._control, self._local.promises(), self._hop)
+
     def held_back_by(self) -> str:
-        """Who keeps `closed` from going on, as far as this node can tell, in words; empty: no one."""
-        return held_back_by(self.me, self._epoch, self._control, self._local.promises(), self._hop)
+        """The same in words; empty: no one."""
+        found = self.hindrance()
+        return found.words if found is not None else ""
 
     @property
     def closing(self) -> bool:
@@ -192,10 +198,10 @@ class Ring:
 
     def _visit(self, now: float, token: Token) -> None:
         """From here on this token is the newest; what an older one was doing here is over."""
+        self._vigil.seen(now, regenerated=token.generation > self._known.generation)
         self._known = max(self._known, token.freshness)
         self._intro = token.intro
         self._hop.forget()
-        self._vigil.seen(now)
         if self.is_origin:
             self._rounds.out, self._rounds.due = True, None
         self._raise(self._capped(token.intro))

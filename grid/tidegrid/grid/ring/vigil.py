@@ -40,9 +40,9 @@ class Vigil:
     def content(self) -> None:
         self._since = self.wake_due = None
 
-    def seen(self, now: float) -> None:
-        """A token of a newer round is here."""
-        if self._seen_at is not None and self._seen_busy:
+    def seen(self, now: float, *, regenerated: bool = False) -> None:
+        """A token of a newer round is here. What went by until one was regenerated is patience, not a rotation."""
+        if self._seen_at is not None and self._seen_busy and not regenerated:
             interval = min(now - self._seen_at, ROTATION_MAX)
             self.rotation += _WEIGHT * (interval - self.rotation) if self.rotation else interval
         self._seen_at, self.wake_due = now, None

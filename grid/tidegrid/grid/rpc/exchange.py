@@ -7,8 +7,14 @@ from collections.abc import Callable
 from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
-from tidegrid.grid.model.ids import Epoch
-from tidegrid.grid.rpc.wire import carry_message, carry_of, read_answer, write_answer, write_request
+from tidegrid.grid.rpc.wire import (
+    carry_message,
+    carry_of,
+    read_answer,
+    read_request,
+    write_answer,
+    write_request,
+)
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.v1 import grid_pb2
 
@@ -24,10 +30,7 @@ class ExchangeCall:
         self._id = message.id
         self._respond = respond
         self._writes = [write_request(batch, self._answered) for batch in message.writes]
-        self._reads = [
-            ReadRequest(batch.map, list(batch.keys), Epoch(batch.as_of), Epoch(batch.at_least), self._answered)
-            for batch in message.reads
-        ]
+        self._reads = [read_request(batch.map, list(batch.keys), batch, self._answered) for batch in message.reads]
         self._open = len(self._writes) + len(self._reads)
         carry = carry_of(message.carry)
         timeout = message.deadline_ms / 1000 if message.deadline_ms else DEFAULT_TIMEOUT

@@ -10,14 +10,12 @@ from tidegrid.grid.model.errors import BusyError, GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.rpc.wire import carry_message, error_message
 from tidegrid.grid.runtime.driver import Driver
-from tidegrid.grid.runtime.feeding import Feed, Live, Snapshot, Step
+from tidegrid.grid.runtime.feeding import Feed, Live, SharedKey, Snapshot, Step
 from tidegrid.v1 import grid_pb2
 
 _log = logging.getLogger(__name__)
 SHARED_BYTES_MAX = 32 * 1024 * 1024
 _BYTES_PER_MESSAGE = 1024 * 1024
-
-SharedKey = tuple[str, tuple[PartitionId, ...], Epoch, Epoch]
 
 
 class Feeds:
@@ -40,6 +38,7 @@ class Feeds:
             Epoch(request.after),
             request.snapshot,
             peer,
+            self._shared.__contains__,
         )
         try:
             if len(self.open) >= node.limits.subscriptions_max:

@@ -7,17 +7,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from tidegrid.grid.engine.group import GroupRequest
+from tidegrid.grid.engine.history import Cursor
 from tidegrid.grid.engine.intake import Request
-from tidegrid.grid.engine.reads import CloseRequest, ScanRequest
+from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ScanRequest
 from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.ring.declarations import spec_from, spec_message
 from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT, ExchangeCall, Respond
 from tidegrid.grid.rpc.feeds import Feeds
 from tidegrid.grid.rpc.json_gateway import JsonGateway
 from tidegrid.grid.rpc.status import node_status
-from tidegrid.grid.rpc.wire import carry_message, carry_of, commit_reply, error_message
+from tidegrid.grid.rpc.wire import (
+    carry_message,
+    carry_of,
+    commit_reply,
+    error_message,
+    history_reply,
+    scan_request,
+)
 from tidegrid.grid.runtime.driver import Driver
+from tidegrid.grid.runtime.history import history_page
 from tidegrid.grid.runtime.local_grid import LocalGrid
 from tidegrid.grid.version import version
 from tidegrid.v1 import control_pb2, grid_pb2
@@ -37,6 +46,8 @@ class GridService:
             "Scan": self.scan,
             "CreateMap": self.create_map,
             "WaitEpoch": self.wait_epoch,
+            "EpochAt": self.epoch_at,
+            "History": self.history,
             "Status": self.status,
             "Put": self._json.put,
             "Delete": self._json.delete,
@@ -103,16 +114,10 @@ class GridService:
         return commit_reply(self.carry(), group)
 
     async def scan(self, request: grid_pb2.ScanRequest) -> grid_pb2.ScanReply:
-        limit = self._driver.node.limits.scan_rows_max
-        rows_max = min(request.rows_max or limit, limit)
-
-        def make(answered: Callable[[Request], None]) -> ScanRequest:
-            return ScanRequest(
-                request.map, PartitionId(request.partition), request.begin, request.end or None, rows_max,
-                request.reverse, Epoch(request.as_of), Epoch(request.at_least), answered,
-            )  # fmt: skip
-
-        scanned: ScanRequest = await self._submit(make, request.carry, request.deadline_ms)
+        rows_max = self._driver.node.limits.scan_rows_max
+        scanned: ScanRequest = await self._submit(
+            lambda answered: scan_request(request, rows_max, answered), request.carry, request.deadline_ms
+        )
         if scanned.error is not None:
             return grid_pb2.ScanReply(carry=self.carry(), error=error_message(scanned.error))
         return grid_pb2.ScanReply(
@@ -123,7 +128,7 @@ class GridService:
     async def create_map(self, request: grid_pb2.CreateMapRequest) -> grid_pb2.CreateMapReply:
         timeout = request.deadline_ms / 1000 if request.deadline_ms else DEFAULT_TIMEOUT
         try:
-            acts_at = await self._grid.declare_map(spec_from(request.spec), timeout)
+            acts_at = await self._grid.declare_map(self._driver, spec_from(request.spec), timeout)
         except GridError as error:
             return grid_pb2.CreateMapReply(carry=self.carry(), error=error_message(error))
         return grid_pb2.CreateMapReply(carry=self.carry(), acts_at=acts_at)
@@ -136,6 +141,32 @@ class GridService:
         if waited.error is not None:
             return grid_pb2.WaitEpochReply(carry=self.carry(), closed=closed, error=error_message(waited.error))
         return grid_pb2.WaitEpochReply(carry=self.carry(), closed=closed)
+
+    async def epoch_at(self, request: grid_pb2.EpochAtRequest) -> grid_pb2.EpochAtReply:
+        asked: EpochAtRequest = await self._submit(
+            lambda answered: EpochAtRequest(request.time_ms, answered), request.carry, request.deadline_ms
+        )
+        if asked.error is not None:
+            return grid_pb2.EpochAtReply(carry=self.carry(), error=error_message(asked.error))
+        return grid_pb2.EpochAtReply(carry=self.carry(), epoch=asked.epoch)
+
+    async def history(self, request: grid_pb2.HistoryRequest) -> grid_pb2.HistoryReply:
+        partition = PartitionId(request.partition)
+
+        async def ask(cursor: Cursor) -> HistoryRequest:
+            def make(answered: Callable[[Request], None]) -> HistoryRequest:
+                return HistoryRequest(request.map, partition, request.key, *cursor, answered)
+
+            asked: HistoryRequest = await self._submit(make, request.carry, request.deadline_ms)
+            return asked
+
+        cursor = Cursor(Epoch(request.after), Position(request.position))
+        through = Epoch(request.through) if request.through else None
+        try:
+            page = await history_page(self._driver, ask, request.map, partition, request.key, cursor, through)
+        except GridError as error:
+            return grid_pb2.HistoryReply(carry=self.carry(), error=error_message(error))
+        return history_reply(self.carry(), page)
 
     async def status(self, _request: grid_pb2.StatusRequest) -> grid_pb2.StatusReply:
         return grid_pb2.StatusReply(

@@ -23,7 +23,7 @@ from tidegrid.grid.model.key_text import conform_key
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.values import decode_value, encode_value
 from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT
-from tidegrid.grid.rpc.wire import carry_message, carry_of, error_message
+from tidegrid.grid.rpc.wire import carry_message, carry_of, error_message, read_request
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import LocalGrid
 from tidegrid.v1 import grid_pb2
@@ -58,9 +58,7 @@ class JsonGateway:
             key, partition = self._key(request.map, request.key_json)
             read: ReadRequest = await self._submit(
                 partition,
-                lambda answered: ReadRequest(
-                    request.map, [key], Epoch(request.as_of), Epoch(request.at_least), answered
-                ),
+                lambda answered: read_request(request.map, [key], request, answered),
                 request.carry,
             )
             if read.error is not None:

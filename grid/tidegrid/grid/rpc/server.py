@@ -26,6 +26,8 @@ _UNARY = {
     "Scan": grid_pb2.ScanRequest,
     "CreateMap": grid_pb2.CreateMapRequest,
     "WaitEpoch": grid_pb2.WaitEpochRequest,
+    "EpochAt": grid_pb2.EpochAtRequest,
+    "History": grid_pb2.HistoryRequest,
     "Status": grid_pb2.StatusRequest,
     "Put": grid_pb2.PutRequest,
     "Delete": grid_pb2.DeleteRequest,

@@ -13,6 +13,7 @@ def node_status(driver: Driver, feeds: Feeds, options: GridOptions) -> grid_pb2.
     node = driver.node
     control, writes = node.control, node.writes
     member = control.view.members.get(node.me)
+    held_back_by = hindrance(driver)
     return grid_pb2.NodeStatus(
         node=node.me,
         incarnation=node.incarnation,
@@ -24,7 +25,8 @@ def node_status(driver: Driver, feeds: Feeds, options: GridOptions) -> grid_pb2.
         control=control.position,
         token=node.ring.place.value,
         rounds=node.ring.rounds,
-        held_back_by=held_back_by(driver),
+        held_back_by=held_back_by.words if held_back_by is not None else "",
+        hindrance=held_back_by,
         partitions=[_partition(node.partitions[number]) for number in sorted(node.partitions)],
         feeds=[
             grid_pb2.FeedStatus(map=feed.map, after=feed.after, from_log=feed.from_log, peer=feed.peer)
@@ -35,6 +37,7 @@ def node_status(driver: Driver, feeds: Feeds, options: GridOptions) -> grid_pb2.
         reference_epoch=node.copies.through,
         storage_full=writes.storage_full,
         tick_ms=int((options.tick or 0) * 1000),
+        closed_age_ms=closed_age_ms(driver),
     )
 
 
@@ -52,14 +55,26 @@ def _partition(partition: Partition) -> grid_pb2.PartitionStatus:
     )
 
 
-def held_back_by(driver: Driver) -> str:
-    """What here keeps the epochs below this node's own from closing, in words; empty: nothing does."""
+def hindrance(driver: Driver) -> grid_pb2.Hindrance | None:
+    """What here keeps the epochs below this node's own from closing: a frame on its way to the log, or what the ring
+    tells. None: nothing does."""
     node = driver.node
     waiting = [partition for partition in node.partitions.values() if partition.lowest_in_flight is not None]
     if not waiting:
-        return node.ring.held_back_by()
+        found = node.ring.hindrance()
+        if found is None:
+            return None
+        told = grid_pb2.Hindrance(node=found.node, epoch=found.epoch, age_ms=closed_age_ms(driver), words=found.words)
+        if found.partition is not None:
+            told.partition = found.partition
+        return told
     first = min(waiting, key=lambda partition: partition.lowest_in_flight or 0)
     frame = first.in_flight or first.next
     assert frame is not None
     age = max(0, driver.instant().time_ms - frame.time_ms)
-    return f"partition {first.id} of node {node.me}: a frame of epoch {frame.stamp} has waited {age} ms for the log"
+    words = f"partition {first.id} of node {node.me}: a frame of epoch {frame.stamp} has waited {age} ms for the log"
+    return grid_pb2.Hindrance(partition=first.id, node=node.me, epoch=frame.stamp, age_ms=age, words=words)
+
+
+def closed_age_ms(driver: Driver) -> int:
+    return max(0, driver.instant().time_ms - driver.node.control.closed_time_ms)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from itertools import groupby
 
 from tidegrid.grid.engine.group import GroupRequest
+from tidegrid.grid.engine.history import HistoryPage
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Node
-from tidegrid.grid.engine.reads import ReadRequest
+from tidegrid.grid.engine.reads import ReadRequest, ScanRequest
 from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.log.record import DELETE, PUT
 from tidegrid.grid.model.error_message import error_message as error_message
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.v1 import errors_pb2, grid_pb2
@@ -33,6 +35,26 @@ def write_request(batch: grid_pb2.WriteBatch, reply_to: Callable[[Request], None
     return WriteRequest(
         PartitionId(batch.partition), batch.session, batch.first_sequence, batch.lowest_unanswered,
         batch.map, keys, values, batch.ops, batch.schema, conditions, reply_to,
+    )  # fmt: skip
+
+
+def read_request(
+    map_name: str,
+    keys: list[bytes],
+    asked: grid_pb2.ReadBatch | grid_pb2.GetRequest,
+    reply_to: Callable[[Request], None],
+) -> ReadRequest:
+    return ReadRequest(
+        map_name, keys, Epoch(asked.as_of), Epoch(asked.at_least), reply_to, at_once=asked.at_once,
+        staleness_ms_max=asked.staleness_ms_max, linearizable=asked.linearizable,
+    )  # fmt: skip
+
+
+def scan_request(asked: grid_pb2.ScanRequest, rows_max: int, reply_to: Callable[[Request], None]) -> ScanRequest:
+    return ScanRequest(
+        asked.map, PartitionId(asked.partition), asked.begin, asked.end or None, min(asked.rows_max or rows_max, rows_max),
+        asked.reverse, Epoch(asked.as_of), Epoch(asked.at_least), reply_to, at_once=asked.at_once,
+        staleness_ms_max=asked.staleness_ms_max, linearizable=asked.linearizable,
     )  # fmt: skip
 
 
@@ -73,4 +95,19 @@ def read_answer(request: ReadRequest) -> grid_pb2.ReadAnswer:
         return grid_pb2.ReadAnswer(error=error_message(request.error))
     return grid_pb2.ReadAnswer(
         values=request.values, versions=request.versions, epochs=request.epochs, times_ms=request.times_ms
+    )
+
+
+def history_reply(carry: grid_pb2.Carry, page: HistoryPage) -> grid_pb2.HistoryReply:
+    versions = page.versions
+    return grid_pb2.HistoryReply(
+        carry=carry,
+        values=[value or b"" for value, _, _ in versions],
+        ops=bytes(DELETE if value is None else PUT for value, _, _ in versions),
+        versions=[number for _, number, _ in versions],
+        epochs=[stamp[0] for _, _, stamp in versions],
+        times_ms=[stamp[2] for _, _, stamp in versions],
+        after=page.cursor.epoch,
+        position=page.cursor.position,
+        more=page.more,
     )

@@ -17,6 +17,7 @@ from tidegrid.grid.engine.effects import (
     Append,
     AppendControl,
     AppendGroup,
+    CheckTails,
     ClosedTo,
     Effect,
     LoadCheckpoint,
@@ -27,7 +28,7 @@ from tidegrid.grid.engine.effects import (
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.journal.seam import Log
-from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, PartitionId, Position, partition_log
 from tidegrid.grid.ring.messages import Envelope
@@ -53,6 +54,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._turn_due = False
         self._in_turn = False
+        self._telling = False
         self._appending = 0
         self._timer_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -61,7 +63,7 @@ class Driver:
         self._control_grew = False
         self._at_tail_wanted = False
         self._closed_changed = asyncio.Event()
-        self._turned = asyncio.Event()
+        self._turned: asyncio.Event | None = None  # there while somebody waits for the next turn
         self._reclaiming = False
         self._stopped = False
         self.failure: GridError | None = None
@@ -107,6 +109,8 @@ class Driver:
 
     async def turned(self) -> None:
         """Returns after the next turn."""
+        if self._turned is None:
+            self._turned = asyncio.Event()
         await self._turned.wait()
 
     async def closed_above(self, epoch: Epoch) -> None:
@@ -126,15 +130,16 @@ class Driver:
         if self._turn_due:
             self._turn()
 
-    def _turn(self) -> None:
+    def _turn(self, writes_max: int = TURN_WRITES) -> None:
         self._turn_due = False
         if self._stopped:
             return
         self._in_turn = True
         try:
             self._perform()
-            self.node.compute(self._clock.instant(), TURN_WRITES)
-            self._perform()
+            if writes_max and not self._telling:
+                self.node.compute(self._clock.instant(), writes_max)
+                self._perform()
             self.log.flush()
             self._perform()  # what has landed at once is answered in the same turn
             if not self.node.writes.idle:
@@ -151,8 +156,9 @@ class Driver:
         finally:
             self._in_turn = False
         self._set_timer()
-        self._turned.set()
-        self._turned = asyncio.Event()
+        if self._turned is not None:
+            self._turned.set()
+            self._turned = None
 
     def _perform(self) -> None:
         for effect in self.node.take():
@@ -172,8 +178,10 @@ class Driver:
                 self._closed_changed.set()
                 self._closed_changed = asyncio.Event()
                 self._reclaim_soon()
-            case AppendControl():
-                self._spawn(self._append_control(effect))
+                self._followers_first()
+            case AppendControl(expected, record):
+                entry = Entry(CONTROL_LOG, expected, self.node.control.closed, record.SerializeToString())
+                self.log.start([entry], partial(self._control_appended, effect, entry))
             case ReadControl():
                 self._at_tail_wanted = True
                 self._control_log_grew()
@@ -182,8 +190,25 @@ class Driver:
             case AppendGroup():
                 self._appending += 1
                 self.log.start(effect.entries, partial(self._group_appended, effect))
+            case CheckTails():
+                self._spawn(self._check_tails(effect))
             case LoadCheckpoint():
                 self._spawn(self._load_checkpoint(effect))
+
+    def _followers_first(self) -> None:
+        """Who waits for a close takes it before more is computed: their tasks are in line before `_told`."""
+        if not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._told)
+
+    def _told(self) -> None:
+        self._telling = False
+        self._soon()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _set_timer(self) -> None:
         """A timer that is early is harmless, and cheaper to leave than to set anew in every turn."""
@@ -199,11 +224,6 @@ class Driver:
         self._timer = None
         self.node.time_passed(self._clock.instant())
         self._soon()
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _fail(self, error: GridError) -> None:
         """This node cannot go on: what it has in flight is answered, and its owner is told."""
@@ -246,15 +266,20 @@ class Driver:
         if not self._in_turn:
             self._soon()
 
-    async def _append_control(self, effect: AppendControl) -> None:
-        entry = Entry(CONTROL_LOG, effect.expected, self.node.control.closed, effect.record.SerializeToString())
-        try:
-            await self.log.append([entry])
-        except GridError as error:
+    def _control_appended(
+        self, effect: AppendControl, entry: Entry, positions: tuple[Position, ...], error: GridError | None
+    ) -> None:
+        if self._stopped:
+            return
+        if error is not None:
             self.node.control_failed(self._clock.instant(), effect, error)
             if isinstance(error, LogFailedError):
                 self._fail(error)
-            self._soon()
+        elif self.node.control.position == entry.expected:  # it is the next record: no need to read it back
+            record = LogRecord(positions[0], entry.epoch, entry.payload)
+            self.node.control_records(self._clock.instant(), [record])
+        if not self._in_turn:
+            self._turn(writes_max=0)
 
     async def _read_log(self, effect: ReadLog) -> None:
         try:
@@ -274,6 +299,18 @@ class Driver:
             self._fail(error)
         self._soon()
 
+    async def _check_tails(self, effect: CheckTails) -> None:
+        tails: dict[PartitionId, Position] = {}
+        control, problem = Position(0), None
+        try:
+            for partition in effect.partitions:
+                tails[partition] = await self.log.tail(partition_log(partition))
+            control = await self.log.tail(CONTROL_LOG)
+        except GridError as error:
+            problem = error
+        self.node.tails_checked(self._clock.instant(), effect.number, tails, control, problem)
+        self._soon()
+
     def _control_log_grew(self) -> None:
         self._control_grew = True
         if (self._control_reader is None or self._control_reader.done()) and not self._stopped:
@@ -291,7 +328,7 @@ class Driver:
             if self._at_tail_wanted:
                 self._at_tail_wanted = False
                 self.node.control_at_tail(self._clock.instant())
-            self._soon()
+            self._turn(writes_max=0)
 
     # History -----------------------------------------------------------------------------------------------------
 
@@ -325,8 +362,9 @@ class Driver:
             self._timer.cancel()
         tasks = [*self._tasks]
         if self._control_reader is not None:
-            self._control_reader.cancel()
             tasks.append(self._control_reader)
+        for task in tasks:
+            task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 _log.error("node %d: %r", self.node.me, result)

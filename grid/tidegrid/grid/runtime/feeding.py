@@ -5,7 +5,7 @@ The pace is the reader's: whoever does not ask for the next message costs nothin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from tidegrid.grid.engine.feed import READ_BYTES, FeedEntry, LogMerge, recent_entries
@@ -19,6 +19,7 @@ from tidegrid.grid.runtime.driver import Driver
 MESSAGE_BYTES = 512 * 1024
 SNAPSHOT_ROWS = 2_000
 
+SharedKey = tuple[str, tuple[PartitionId, ...], Epoch, Epoch]
 SnapshotRow = tuple[bytes, tuple[bytes | None, int, Stamp]]
 
 
@@ -37,14 +38,21 @@ class Live:
 class Step:
     """Entries in order, then the mark. `shared` is equal for followers who can share the serialised message."""
 
-    entries: Sequence[FeedEntry]
+    entries: Sequence[FeedEntry]  # none, where `shared` is known
     mark: Epoch
-    shared: tuple[str, tuple[PartitionId, ...], Epoch, Epoch] | None = None
+    shared: SharedKey | None = None
+
+
+def _unknown(_key: SharedKey) -> bool:
+    return False
 
 
 @dataclass(slots=True, eq=False)
 class Feed:
-    """One follower's cursor. `after` is exclusive and moves; `from_log` says that memory no longer holds what it needs."""
+    """One follower's cursor. `after` is exclusive and moves; `from_log` says that memory no longer holds what it needs.
+
+    `known` says whether the reader of this iterator still has what another follower got for this step.
+    """
 
     driver: Driver
     map: str
@@ -52,6 +60,7 @@ class Feed:
     after: Epoch
     snapshot: bool = False
     peer: str = ""
+    known: Callable[[SharedKey], bool] = _unknown
     from_log: bool = field(default=False, init=False)
 
     async def run(self) -> AsyncIterator[Snapshot | Live | Step]:
@@ -77,13 +86,14 @@ class Feed:
                 if self.driver.node.stopping and self.after >= node.control.closed:
                     return
                 continue
-            entries = recent_entries(self._owned(), self.map, self.after, through)
+            owned = self._owned()
+            shared = (self.map, self.partitions, self.after, through)
+            entries = [] if self.known(shared) else recent_entries(owned, self.map, self.after, through)
             self.from_log = entries is None
             if entries is None:
                 async for step in self._from_log(node.control.closed):
                     yield step
             else:
-                shared = (self.map, self.partitions, self.after, through)
                 self.after = through
                 yield Step(entries, through, shared)
 

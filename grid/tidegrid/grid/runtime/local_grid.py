@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tidegrid.grid.engine.intake import Carry
+from tidegrid.grid.engine.node import Node
 from tidegrid.grid.engine.reads import CloseRequest
 from tidegrid.grid.engine.retention import RetentionOptions
 from tidegrid.grid.journal.seam import Log
@@ -24,6 +25,7 @@ from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.ring.local import RingOptions
+from tidegrid.grid.ring.view import Member
 from tidegrid.grid.runtime.checkpointing import Checkpointing
 from tidegrid.grid.runtime.clock import Clock, SystemClock
 from tidegrid.grid.runtime.driver import Driver
@@ -78,11 +80,17 @@ class GridOptions:
         return NodeOptions(self.limits, RingOptions(tick=self.tick), retention, self.recent_bytes)
 
 
+DriverOf = Callable[[Node, Log, Peers, Clock, Callable[[GridError], None]], Driver]
+
+
 class LocalGrid:
-    def __init__(self, log: Log, options: GridOptions, clock: Clock) -> None:
+    """`driver_of` makes the shell of a node: tests put faults between the node and its seams there."""
+
+    def __init__(self, log: Log, options: GridOptions, clock: Clock, driver_of: DriverOf = Driver) -> None:
         self.log = log
         self.options = options
         self.clock = clock
+        self._driver_of = driver_of
         self.drivers: list[Driver] = []
         self.failure: GridError | None = None
         self.failed = asyncio.Event()
@@ -101,13 +109,14 @@ class LocalGrid:
         join: Callable[[Driver], None],
         progress: Progress | None = None,
         clock: Clock | None = None,
+        driver_of: DriverOf = Driver,
     ) -> LocalGrid:
         """`modules`: trigger code to record (None: leave what is deployed). `addresses`: (client, peer) per node.
 
         Raises ConfigurationError, TriggerModuleError, CorruptionError.
         """
         options.validate()
-        grid = cls(log, options, clock or SystemClock())
+        grid = cls(log, options, clock or SystemClock(), driver_of)
         try:
             await grid._create()
             if modules is not None:
@@ -115,11 +124,7 @@ class LocalGrid:
             members = [await new_member(log, NodeId(number), *addresses[number]) for number in range(options.nodes)]
             await start_together(log, members)
             for member in members:
-                node = await new_node(log, member, options.node_options())
-                driver = Driver(node, log, peers(member.node), grid.clock, grid._node_failed)
-                grid.drivers.append(driver)
-                join(driver)
-                driver.start()
+                join(await grid._start(member, peers(member.node)))
             for driver in grid.drivers:
                 await driver.opened(progress)
         except BaseException:
@@ -128,6 +133,22 @@ class LocalGrid:
         grid._checkpointing = Checkpointing(log, grid.drivers, options.checkpoint_bytes)
         grid._checkpoint_task = asyncio.create_task(grid._checkpointing.run())
         return grid
+
+    async def add_node(self, number: NodeId, address: str, peer_address: str, peers: Peers) -> Driver:
+        """Starts a node, as a new incarnation if it was there before: it joins, and takes over its share, by itself."""
+        return await self._start(await new_member(self.log, number, address, peer_address), peers)
+
+    async def _start(self, member: Member, peers: Peers) -> Driver:
+        node = await new_node(self.log, member, self.options.node_options())
+        driver = self._driver_of(node, self.log, peers, self.clock, self._node_failed)
+        self.drivers.append(driver)
+        driver.start()
+        return driver
+
+    async def remove_node(self, driver: Driver) -> None:
+        """Ends a node as it is; the others take over what it owned when they have missed it for long enough."""
+        self.drivers.remove(driver)
+        await driver.stop()
 
     async def _create(self) -> None:
         wanted, options = self.options.partitions, self.options
@@ -184,12 +205,13 @@ class LocalGrid:
 
     async def ready(self, timeout: float = 60.0) -> None:
         """Returns when everything declared so far is in force at every node. Raises DeadlineError."""
-        control = self.drivers[0].node.control
+        driver = self.drivers[0]
+        control = driver.node.control
         if control.activation_pending and self.options.tick is not None:
-            await self.wait_closed(Epoch(control.highest_activation - 1), timeout)
+            await self.wait_closed(driver, Epoch(control.highest_activation - 1), timeout)
 
-    async def wait_closed(self, epoch: Epoch, timeout: float) -> None:
-        """Raises DeadlineError, EpochTooNewError."""
+    async def wait_closed(self, driver: Driver, epoch: Epoch, timeout: float) -> None:
+        """Returns when this node knows that the epoch is closed. Raises DeadlineError, EpochTooNewError."""
         done: asyncio.Future[CloseRequest] = asyncio.get_running_loop().create_future()
 
         def answered(request: CloseRequest) -> None:
@@ -197,13 +219,12 @@ class LocalGrid:
                 done.set_result(request)
 
         request = CloseRequest(epoch, answered)
-        driver = self.drivers[0]
         driver.submit(request, Carry(b"", driver.node.control.position, Epoch(0)), timeout)
         await done
         if request.error is not None:
             raise request.error
 
-    async def declare_map(self, spec: MapSpec, timeout: float) -> Epoch:
+    async def declare_map(self, driver: Driver, spec: MapSpec, timeout: float) -> Epoch:
         """Declares a map and returns when it is in force; once more is no error if it is the same.
 
         Raises MapExistsError, ConfigurationError, DeadlineError.
@@ -227,7 +248,7 @@ class LocalGrid:
         acts_at = control.map_activation(spec.name)
         assert acts_at is not None
         if self.options.tick is not None:
-            await self.wait_closed(Epoch(acts_at - 1), timeout)
+            await self.wait_closed(driver, Epoch(acts_at - 1), timeout)
         return acts_at
 
     async def checkpoint(self) -> None:

@@ -190,6 +190,11 @@ class Table:
             return 0
         return entry[-1][1] if isinstance(entry, list) else entry[1]
 
+    def latest_versions(self, keys: Sequence[bytes]) -> list[int]:
+        """`latest_version` of each, in one go."""
+        entries = map(self._entries.get, keys)
+        return [0 if entry is None else entry[-1][1] if isinstance(entry, list) else entry[1] for entry in entries]
+
     def as_of(self, key: bytes, epoch: Epoch) -> Version | None:
         """What readers as of `epoch` see; may be a tombstone. O(log versions). Raises EpochTooOldError."""
         if epoch < self.horizon:

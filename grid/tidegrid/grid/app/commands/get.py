@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-from tidegrid.grid.app.arguments import AsOfOption, AtLeastOption, KeyArgument, MapArgument, at, entry_record, key_from
+from tidegrid.grid.app.arguments import (
+    AsOfOption,
+    AtLeastOption,
+    KeyArgument,
+    LinearizableOption,
+    MapArgument,
+    MaxStalenessOption,
+    NoWaitOption,
+    at,
+    entry_record,
+    key_from,
+    moment_from,
+)
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
 from tidegrid.grid.app.json_text import json_text, key_value
@@ -13,7 +25,14 @@ from tidegrid.grid.app.json_text import json_text, key_value
 
 @client_command()
 async def get(
-    call: Invocation, map_name: MapArgument, key: KeyArgument, as_of: AsOfOption = None, at_least: AtLeastOption = None
+    call: Invocation,
+    map_name: MapArgument,
+    key: KeyArgument,
+    as_of: AsOfOption = None,
+    at_least: AtLeastOption = None,
+    no_wait: NoWaitOption = False,
+    max_staleness: MaxStalenessOption = None,
+    linearizable: LinearizableOption = False,
 ) -> ExitCode:
     """Print the value of a key as JSON; exit code 1 if it has none.
 
@@ -24,12 +43,13 @@ async def get(
       $ tidegrid get planes N14228
       $ tidegrid get flights 2013,1,1,UA,1545,EWR
       $ tidegrid get flights '\\[2013, 1, 1, "UA", 1545, "EWR"]' --as-of 812
-      $ tidegrid get prices '"ACME"' --json
+      $ tidegrid get prices '"ACME"' --as-of 2026-01-31T12:00:00Z --json
     """
+    moment = moment_from(as_of, at_least, no_wait, max_staleness, linearizable)
     async with call.connect() as grid:
         of_map = grid.map(map_name)
         parsed = await key_from(key, of_map)
-        entry = await of_map.get(parsed, as_of=as_of, at_least=at_least)
+        entry = await of_map.get(parsed, **moment)
     output = call.output
     if entry is None:
         if output.as_json:

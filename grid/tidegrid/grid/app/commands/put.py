@@ -25,6 +25,9 @@ async def put(
     schema: Annotated[
         int | None, typer.Option("--schema", metavar="N", min=0, help="Schema number, if not the map's own.")
     ] = None,
+    closed: Annotated[
+        bool, typer.Option("--closed", help="Done means closed: the write is in every cut from then on.")
+    ] = False,
 ) -> None:
     """Store a value under a key. Done means durable.
 
@@ -41,7 +44,14 @@ async def put(
     async with call.connect() as grid:
         to = grid.map(map_name)
         parsed = await key_from(key, to)
-        ack = await to.put(parsed, written, if_version=if_version, if_absent=if_absent, schema=schema)
+        ack = await to.put(
+            parsed,
+            written,
+            if_version=if_version,
+            if_absent=if_absent,
+            schema=schema,
+            ack="closed" if closed else "durable",
+        )
     if call.output.as_json:
         call.output.record({"key": key_value(parsed), "version": ack.version, "epoch": ack.epoch})
     call.output.answer(f"stored: {at(ack.version, ack.epoch)}")

@@ -11,7 +11,7 @@ from tidegrid.grid.app.arguments import MapArgument
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
 from tidegrid.grid.app.output import Output
-from tidegrid.grid.app.process import Stopping
+from tidegrid.grid.app.process import Stopping, freeze_gc, tune_interpreter
 from tidegrid.grid.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ async def replica(
     if once and until_epoch is not None:
         raise ConfigurationError("give either --once or --until-epoch")
     report = _Report(call.output, map_name, to)
+    tune_interpreter()
+    freeze_gc()
     stopping = Stopping(lambda name: call.output.note(f"{name}: ending ..."))
     async with call.connect() as grid:
         stopping.install()
@@ -76,7 +78,7 @@ async def replica(
 async def _follow(grid: Grid, copy: Replica, stopping: Stopping, once: bool, until_epoch: int | None) -> None:
     if once:
         await grid.refresh()
-        until_epoch = grid.token.epoch
+        until_epoch = grid.token().epoch
     end = copy.finished() if until_epoch is None else copy.wait(until_epoch, deadline=FOREVER_SECONDS)
     tasks = [asyncio.ensure_future(end), asyncio.create_task(stopping.requested.wait())]
     try:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from tidegrid.grid.app.arguments import AsOfOption, AtLeastOption, MapArgument, entry_line, entry_record, key_from
+from tidegrid.grid.app.arguments import (
+    AsOfOption,
+    AtLeastOption,
+    LinearizableOption,
+    MapArgument,
+    MaxStalenessOption,
+    NoWaitOption,
+    entry_line,
+    entry_record,
+    key_from,
+    moment_from,
+)
 from tidegrid.grid.app.invocation import Invocation, client_command
 
 
@@ -25,6 +36,9 @@ async def scan(
     reverse: Annotated[bool, typer.Option("--reverse", help="From the highest key down.")] = False,
     as_of: AsOfOption = None,
     at_least: AtLeastOption = None,
+    no_wait: NoWaitOption = False,
+    max_staleness: MaxStalenessOption = None,
+    linearizable: LinearizableOption = False,
 ) -> None:
     """Print entries in key order, one per line: key, tab, value.
 
@@ -36,12 +50,13 @@ async def scan(
       $ tidegrid scan planes --reverse -n 10
       $ tidegrid scan flights --as-of 812 --json > flights.jsonl
     """
+    moment = moment_from(as_of, at_least, no_wait, max_staleness, linearizable)
     output = call.output
     count = 0
     async with call.connect() as grid:
         of_map = grid.map(map_name)
         first = None if prefix is None else await key_from(prefix, of_map, prefix=True)
-        async for entry in of_map.scan(first, as_of=as_of, at_least=at_least, limit=limit, reverse=reverse):
+        async for entry in of_map.scan(first, **moment, limit=limit, reverse=reverse):
             if output.as_json:
                 output.record(entry_record(entry))
             else:

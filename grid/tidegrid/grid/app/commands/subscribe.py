@@ -70,7 +70,7 @@ async def subscribe(
         await of_map.spec()
         if until_now:
             await grid.refresh()
-            until_epoch = await grid.wait_closed(grid.token.epoch)  # also wakes a grid at rest
+            until_epoch = await grid.wait_closed(grid.token().epoch)  # also wakes a grid at rest
         if until_epoch is not None and not snapshot and until_epoch <= (grid.closed if after is None else after):
             return  # nothing of it is still to come
         wants_marks = marks or until_epoch is not None

@@ -1,0 +1,116 @@
+"""Waiting for closes, and asking when they were. Whoever waits for the same epoch shares one question."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Final
+
+from tidegrid.client.dispatcher import Dispatcher
+from tidegrid.client.entry import Ack, Outcome
+from tidegrid.client.moment import time_ms_of
+from tidegrid.grid.model.errors import DeadlineError, EpochTooNewError, EpochTooOldError, GridError
+from tidegrid.grid.model.ids import Epoch
+from tidegrid.v1 import grid_pb2
+
+_GRACE_SECONDS: Final = 0.3  # for the node to say itself that it is late, and why
+
+
+class Closes:
+    """`until` is always a time of the event loop."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._loop = asyncio.get_running_loop()
+        self._asking: dict[int, asyncio.Task[None]] = {}  # by epoch
+
+    async def wait(self, epoch: int, until: float) -> Epoch:
+        """Returns the highest closed epoch known, once it is `epoch` or later. Raises DeadlineError, EpochTooNewError."""
+        dispatcher = self._dispatcher
+        while epoch > dispatcher.closed:
+            if epoch >= 1 << 64:
+                raise EpochTooNewError.of(epoch, dispatcher.causality.epoch)
+            asking = self._asking.get(epoch)
+            if asking is None:
+                asking = self._asking[epoch] = self._loop.create_task(self._ask(epoch, until))
+                asking.add_done_callback(_looked_at)
+            try:
+                async with asyncio.timeout_at(until + _GRACE_SECONDS):
+                    await asyncio.shield(asking)
+            except TimeoutError:
+                raise DeadlineError(
+                    f"epoch {epoch} did not close within the deadline; see `tidegrid status` for who holds time back",
+                    epoch=epoch,
+                ) from None
+            except DeadlineError:  # of whoever asked first
+                if self._loop.time() >= until:
+                    raise
+        return dispatcher.closed
+
+    async def _ask(self, epoch: int, until: float) -> None:
+        try:
+            reply = await self._dispatcher.ask("WaitEpoch", grid_pb2.WaitEpochRequest(closed=epoch), until)
+            self._dispatcher.see_closed(reply.closed)
+        finally:
+            del self._asking[epoch]
+
+    async def newest(self, until: float) -> Epoch:
+        """The newest close that a node knows, and no older than what this client has been told of."""
+        reply = await self._dispatcher.ask("WaitEpoch", grid_pb2.WaitEpochRequest(closed=0), until)
+        self._dispatcher.see_closed(reply.closed)
+        return self._dispatcher.closed
+
+    async def at(self, time: datetime, until: float) -> Epoch:
+        """The epoch that was closed at `time`, or last before it. Raises CallerError, EpochTooOldError."""
+        request = grid_pb2.EpochAtRequest(time_ms=time_ms_of(time))
+        try:
+            return Epoch((await self._dispatcher.ask("EpochAt", request, until)).epoch)
+        except EpochTooOldError as error:
+            since_ms = int(error.fields.get("since_ms") or 0)
+            since = datetime.fromtimestamp(since_ms / 1_000, time.tzinfo).isoformat(timespec="milliseconds")
+            earliest = int(error.fields.get("earliest") or 0)
+            raise EpochTooOldError.at_time(time.isoformat(), since, earliest, since_ms) from None
+
+    async def close(self) -> None:
+        """Ends what is being asked for nobody any more."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    # Acknowledgements that wait ------------------------------------------------------------------------------------
+
+    async def covering(self, ack: Ack, until: float) -> Ack:
+        """`ack`, once its epoch is closed. Raises DeadlineError, whose fields say what was stored all the same."""
+        try:
+            await self.wait(ack.epoch, until)
+        except DeadlineError:
+            raise _stored(ack) from None
+        return ack
+
+    async def covering_all(self, outcomes: list[Outcome], until: float) -> list[Outcome]:
+        """As `covering`, for each of many: who was stored and not closed in time gets the DeadlineError."""
+        highest = max((outcome.epoch for outcome in outcomes if isinstance(outcome, Ack)), default=Epoch(0))
+        try:
+            await self.wait(highest, until)
+        except DeadlineError:
+            closed = self._dispatcher.closed
+            return [
+                outcome if isinstance(outcome, GridError) or outcome.epoch <= closed else _stored(outcome)
+                for outcome in outcomes
+            ]
+        return outcomes
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Whoever asked may be gone by now."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _stored(ack: Ack) -> DeadlineError:
+    return DeadlineError(
+        f"the write is durable (version {ack.version}), but its epoch {ack.epoch} did not close within the deadline; see `tidegrid status` for who holds time back",
+        version=ack.version,
+        epoch=ack.epoch,
+    )
