@@ -23,6 +23,7 @@ BENCHES: Final = {
     "write_path": "triggered, durable writes/s in batches; the tight loop, Redis + Streams + a worker",
     "concurrent_puts": "256 concurrent durable put()s from one asyncio client; redis.asyncio, AOF always",
     "put_latency": "p50 of one durable put() at a time; redis.asyncio, AOF always",
+    "groups": "commit groups/s of two keys, and p50 of one at a time; put() pairs, Redis MULTI/EXEC",
     "fan_out": "events/s to 8 subscribers in total; one subscriber on NATS JetStream",
     "replica_lag": "p99 from write to row in SQLite at 5,000 writes/s; tick + 15 ms",
     "recovery": "entries/s at restart from checkpoint and tail; 300,000 entries/s",

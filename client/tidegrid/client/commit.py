@@ -157,8 +157,6 @@ class Commits:
                 "the node's answer does not fit the group; are client and node of compatible versions? The outcome is unknown"
             )
         epoch = Epoch(reply.epoch)
-        causality = self._dispatcher.causality
-        causality.epoch = max(causality.epoch, epoch)
         versions = [0] * len(writes)
         for part, answer in zip(parts, reply.versions, strict=True):
             for at, version in zip(part.at, answer.versions, strict=True):

@@ -106,6 +106,15 @@ async def test_a_conflict_in_one_part_keeps_all_of_it_out(grid: Grid) -> None:
     assert {entry and entry.value for entry in await accounts.get_many(range(20))} == {"after"}
 
 
+async def test_the_reason_names_the_write_within_its_partition(grid: Grid) -> None:
+    await grid.create_map("pairs", key=("a", "b:int"), affinity=1)  # all of one `a` in one partition
+    with pytest.raises(GroupRefusedError) as caught:
+        async with grid.commit_group() as group:
+            for number in range(4):
+                group.map("pairs").put(("x", number), number, if_version=5 if number == 2 else None)
+    assert [reason.key for reason in caught.value.reasons] == [("x", 2)]
+
+
 async def test_the_same_key_twice_is_written_twice_in_order(grid: Grid) -> None:
     accounts = await grid.create_map("accounts")
     async with grid.commit_group() as group:

@@ -185,7 +185,7 @@ async def test_a_veto_keeps_its_message_and_many_reasons_are_cut_short(fake: Fak
         async with grid.commit_group() as group:
             for key in KEYS:
                 group.map("m").put(key, 1)
-    assert len(caught.value.reasons) == 8
+    assert [reason.key for reason in caught.value.reasons] == [(key,) for key in KEYS]
     assert all(reason.error.trigger == "t" for reason in caught.value.reasons)
 
 
@@ -230,7 +230,7 @@ async def test_a_node_that_was_not_reached_is_passed_over_at_once(fake: FakeGrid
     assert spec.name == "m"
     owner = fake.owners[fake.partition_of("m", encode_key("k"))]
     fake.down.add(owner)
-    async with three.commit_group() as group:
+    async with three.commit_group(deadline=commit.ATTEMPT_SECONDS / 2) as group:  # no time to wait for it
         group.map("m").put("k", 1)
     assert [node for node, _ in fake.commits] != [owner]
     assert group.outcome.acks[0].version == 1
