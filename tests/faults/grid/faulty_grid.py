@@ -27,6 +27,7 @@ from tidegrid.v1.control_pb2 import ControlRecord
 
 from tests.faults.grid.gate import Gate, GatedDriver, GatedPeers, GatedService, Links
 
+CLOSE_SECONDS = 10.0
 HOST = "127.0.0.1"
 _TLS = TlsFiles(None, None, None)
 _READ_BYTES = 4 * 1024 * 1024
@@ -160,7 +161,7 @@ class FaultyGrid:
         while not all(self._at_home(driver) for driver in drivers):
             await asyncio.wait([asyncio.create_task(driver.turned()) for driver in drivers], timeout=0.1)
         highest = max(driver.node.epoch for driver in drivers)
-        await asyncio.gather(*(driver.closed_above(highest) for driver in drivers))
+        await asyncio.gather(*(self.grid.wait_closed(driver, highest, CLOSE_SECONDS) for driver in drivers))
 
     def _at_home(self, driver: GatedDriver) -> bool:
         """Its log is known to the end, it is a member, and all that it is given is open."""
@@ -200,13 +201,15 @@ class FaultyGrid:
 
 
 async def takeovers(log: Log) -> int:
-    """How often a partition got another owner, in the whole life of the grid: starts do not count."""
+    """How often a partition got another owner, in the whole life of the grid: starts of all nodes do not count."""
     state, count = ControlState(), 0
     while records := await log.read(CONTROL_LOG, state.position, _READ_BYTES):
         for record in records:
-            before = dict(state.view.owners)
+            before = state.view
             state.apply(record.position, ControlRecord.FromString(record.payload))
-            count += sum(before.get(number, owner) != owner for number, owner in state.view.owners.items())
+            if any(state.view.has(member.node, member.incarnation) for member in before.members.values()):
+                owners = state.view.owners.items()
+                count += sum(before.owners.get(number, owner) != owner for number, owner in owners)
     return count
 
 
