@@ -99,7 +99,9 @@ class Bank:
             await stage.think()
             grid = stage.client()
             newest = max(self._opened, int(grid.closed))
-            epoch = newest if stage.choose.random() < 0.5 else stage.choose.randint(max(self._opened, newest - 200), newest)
+            epoch = (
+                newest if stage.choose.random() < 0.5 else stage.choose.randint(max(self._opened, newest - 200), newest)
+            )
             try:
                 await self._audit_once(stage, grid, epoch)
             except NoAnswer:
@@ -123,7 +125,9 @@ class Bank:
             f"{how} as of {epoch}: {there} accounts have {total}, not {self.total}",
         )
         if how == "both":
-            rows = {entry.key[0]: tuple(entry.value) for entry in await stage.book.read(how, _rows(grid, TRANSFERS, epoch))}
+            rows = {
+                entry.key[0]: tuple(entry.value) for entry in await stage.book.read(how, _rows(grid, TRANSFERS, epoch))
+            }
             self._compare(stage, epoch, [entry for entry in found if entry is not None], rows)
 
     def _compare(self, stage: Stage, epoch: int, accounts: list[Entry], rows: dict[int, tuple[int, ...]]) -> None:
@@ -143,9 +147,13 @@ class Bank:
         for transfer, row in rows.items():
             stage.book.expect(self._asked.get(transfer) == row, f"nobody asked for transfer {transfer}: {row}")
             stored = self._stored.get(transfer)
-            stage.book.expect(stored is None or stored <= epoch, f"transfer {transfer} of {stored} is seen as of {epoch}")
+            stage.book.expect(
+                stored is None or stored <= epoch, f"transfer {transfer} of {stored} is seen as of {epoch}"
+            )
         for transfer, stored in self._stored.items():
-            stage.book.expect(stored > epoch or transfer in rows, f"transfer {transfer} of {stored} is not there at {epoch}")
+            stage.book.expect(
+                stored > epoch or transfer in rows, f"transfer {transfer} of {stored} is not there at {epoch}"
+            )
         for transfer in self._refused:
             stage.book.expect(transfer not in rows, f"transfer {transfer} was refused and is stored")
 
@@ -164,5 +172,3 @@ class Bank:
 
 async def _rows(grid: Grid, name: str, epoch: int) -> list[Entry]:
     return [entry async for entry in grid.map(name).scan(as_of=epoch)]
-
-

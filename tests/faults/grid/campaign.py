@@ -195,9 +195,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="that faults last [60]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--evict-seconds", type=float, default=3.0, help="after which a node that is missed is put out [3]")
+    parser.add_argument(
+        "--evict-seconds", type=float, default=3.0, help="after which a node that is missed is put out [3]"
+    )
     options = parser.parse_args()
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # connections that break are what this is about
     console, failed = Console(stderr=True), False
     for fault in FAULTS if options.fault == "each" else [options.fault]:
         run = Run(fault, options.seconds, options.seed, options.nodes, options.evict_seconds)

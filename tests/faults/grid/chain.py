@@ -71,7 +71,9 @@ class Chain:
             epoch = await grid.wait_closed(self._epoch)
             await self._cut(stage, grid, epoch)
             found = [entry.value async for entry in grid.map(CHAIN).scan(as_of=epoch)]
-            stage.book.expect(max(found, default=0) >= self._step, f"the last link is {max(found, default=0)}, not {self._step}")
+            stage.book.expect(
+                max(found, default=0) >= self._step, f"the last link is {max(found, default=0)}, not {self._step}"
+            )
 
     async def check_again(self, stage: Stage) -> None:
         await self.check(stage)

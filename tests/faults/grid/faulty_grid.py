@@ -211,5 +211,3 @@ async def takeovers(log: Log) -> int:
                 owners = state.view.owners.items()
                 count += sum(before.owners.get(number, owner) != owner for number, owner in owners)
     return count
-
-

@@ -80,7 +80,9 @@ class Followers:
         for story, task in zip(self._stories, self._tasks, strict=True):
             while story.mark < closed and not task.done():
                 self._moved.clear()
-                await asyncio.wait([task, asyncio.ensure_future(self._moved.wait())], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    [task, asyncio.ensure_future(self._moved.wait())], return_when=asyncio.FIRST_COMPLETED
+                )
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 if not isinstance(error, GridError):
                     raise error
@@ -98,7 +100,9 @@ class Followers:
                 async for entry in stage.client().map(story.map).scan(as_of=story.mark)
             }
             told = {key: (last[-1].version, last[-1].epoch, last[-1].value) for key, last in story.keys.items()}
-            stage.book.expect(rows == told, f"what the feed of {story.map} told is not what is there as of {story.mark}")
+            stage.book.expect(
+                rows == told, f"what the feed of {story.map} told is not what is there as of {story.mark}"
+            )
             if story.map == REGISTERS:
                 self._compare_acknowledged(stage, story)
             again = Story(story.map)
@@ -118,4 +122,3 @@ class Followers:
 
     async def check_again(self, stage: Stage) -> None:
         await self._compare(stage)
-

@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from typing import cast
 
 from tidegrid.client import Grid
+from tidegrid.client.moment import Consistency
 
 from tests.faults.grid.book import NoAnswer
 from tests.faults.grid.workloads import Stage
@@ -71,7 +72,7 @@ class Registers:
         floor = seen.get(key, 0)
         if linearizable:
             floor = max(floor, self._acknowledged.get(key, 0))
-        consistency = "linearizable" if linearizable else "causal"
+        consistency: Consistency = "linearizable" if linearizable else "causal"
         entry = await stage.book.read(f"get {key}", grid.map(REGISTERS).get(key, consistency=consistency))
         version = entry.version if entry is not None else 0
         stage.book.expect(version >= floor, f"{key}: a {consistency} read finds version {version}, below {floor}")
@@ -86,12 +87,14 @@ class Registers:
     async def check(self, stage: Stage) -> None:
         for grid in stage.clients:
             epoch = await grid.wait_closed(max(self.epochs.values(), default=1))
-            rows = {entry.key[0]: entry async for entry in grid.map(REGISTERS).scan(as_of=epoch)}
+            rows = {str(entry.key[0]): entry async for entry in grid.map(REGISTERS).scan(as_of=epoch)}
             for key, version in self._acknowledged.items():
                 found = rows[key].version if key in rows else 0
-                stage.book.expect(found >= version, f"{key} is at version {found} in the end; {version} was acknowledged")
+                stage.book.expect(
+                    found >= version, f"{key} is at version {found} in the end; {version} was acknowledged"
+                )
                 if key in rows:
-                    self._same(stage, cast(str, key), found, rows[key].value)
+                    self._same(stage, key, found, rows[key].value)
 
     async def check_again(self, stage: Stage) -> None:
         await self.check(stage)
