@@ -16,7 +16,6 @@ open until its outcome is known or given up, and are never used again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -202,9 +201,8 @@ class _Attempts:
             pause = backoff(tries)
             tries += 1
             await asyncio.sleep(max(0.0, min(pause, self._until - self._loop.time())))
-            if isinstance(self._problem, ELSEWHERE):
-                with contextlib.suppress(PeerError):
-                    await self._dispatcher.refresh()
+            if reply is None or isinstance(self._problem, ELSEWHERE):
+                await self._dispatcher.refresh_quietly(last=member.address)
 
     async def _ask(
         self, member: control_pb2.Member, message: grid_pb2.CommitRequest, over: float

@@ -20,6 +20,7 @@ from tidegrid.client.batch import Batch, Column
 from tidegrid.client.causality import Causality
 from tidegrid.client.errors import ELSEWHERE, NOT_STORED, error_of
 from tidegrid.client.lane import Lane
+from tidegrid.client.patience import UNANSWERED_SECONDS, first_answer, first_hello
 from tidegrid.client.read_batch import ReadBatch
 from tidegrid.client.routing import Routing, routing_of
 from tidegrid.client.session import Sessions
@@ -97,35 +98,38 @@ class Dispatcher:
             tries += 1
             await asyncio.sleep(pause)
 
-    async def refresh(self, timeout: float = HELLO_SECONDS_MAX) -> None:
-        """Learns the routing anew from any node. Callers at the same time share one question."""
+    async def refresh(self, timeout: float = HELLO_SECONDS_MAX, last: str = "") -> None:
+        """Learns the routing anew from any node, `last` only after all others. Callers at the same time share one question."""
         if self._hello is None or self._hello.done():
-            self._hello = self._loop.create_task(self._ask_routing(min(timeout, HELLO_SECONDS_MAX)))
+            self._hello = self._loop.create_task(self._ask_routing(min(timeout, HELLO_SECONDS_MAX), last))
             self._hello.add_done_callback(_looked_at)
         await asyncio.shield(self._hello)
 
-    async def _ask_routing(self, timeout: float) -> None:
+    async def refresh_quietly(self, last: str = "") -> None:
+        with contextlib.suppress(PeerError):  # the caller tries again anyway
+            await self.refresh(last=last)
+
+    async def _ask_routing(self, timeout: float, last: str) -> None:
         known = [member.address for member in self.routing.members] if self.routing is not None else []
         addresses = list(dict.fromkeys([*known, *self._addresses]))
-        problem: GridError = UnavailableError("no address of a node is known", address="")
-        for address in addresses:
-            try:
-                reply = await self.transport.hello(
-                    address, grid_pb2.HelloRequest(carry=self.causality.carry(), client=CLIENT), timeout
-                )
-            except PeerError as error:
-                problem = error
-                continue
-            self.causality.observe(reply.carry)
-            self.see_closed(reply.closed)
-            self._take_over(routing_of(reply))
-            return
-        if len(addresses) > 1 and isinstance(problem, UnavailableError):
+        addresses.sort(key=lambda address: address == last)
+        request = grid_pb2.HelloRequest(carry=self.causality.carry(), client=CLIENT)
+        try:
+            reply = await first_hello(
+                lambda address: self.transport.hello(address, request, timeout),
+                addresses,
+                UnavailableError("no address of a node is known", address=""),
+            )
+        except UnavailableError:
+            if len(addresses) <= 1:
+                raise
             raise UnavailableError(
                 f"no node answers at any of {', '.join(addresses)}; start one with `tidegrid serve`",
                 address=",".join(addresses),
-            )
-        raise problem
+            ) from None
+        self.causality.observe(reply.carry)
+        self.see_closed(reply.closed)
+        self._take_over(routing_of(reply))
 
     def _take_over(self, routing: Routing) -> None:
         if self.routing is not None and routing.view < self.routing.view:
@@ -216,7 +220,7 @@ class Dispatcher:
                 self.causality.stamp(request.carry)
                 if "deadline_ms" in request.DESCRIPTOR.fields_by_name:
                     request.deadline_ms = max(1, int(remaining * 1_000))
-                reply = await self.transport.call(self._member(partition, tries), method, request, remaining + 0.25)
+                reply = await self._call(method, request, remaining + 0.25, partition, tries)
                 self.causality.observe(reply.carry)
                 if reply.HasField("error"):
                     raise error_of(reply.error)
@@ -228,7 +232,26 @@ class Dispatcher:
                     raise
                 await asyncio.sleep(pause)
                 if isinstance(problem, ELSEWHERE):
-                    await self._refresh_quietly()
+                    await self.refresh_quietly()
+
+    async def _call(self, method: str, request: Any, seconds: float, partition: PartitionId | None, tries: int) -> Any:
+        """One answer: of the owner of `partition`, who may become another meanwhile, or of any node."""
+        until = self._loop.time() + seconds
+        asked = [self._member(partition, tries)]
+
+        def call(member: control_pb2.Member) -> Coroutine[Any, Any, Any]:
+            return self.transport.call(member, method, request, until - self._loop.time())
+
+        async def another() -> control_pb2.Member | None:
+            await self.refresh_quietly(last=asked[-1].address)
+            known = {member.address for member in asked}
+            found = [self._member(partition, tries + number) for number in range(len(asked) + 1)]
+            new = next((member for member in found if member.address not in known), None)
+            if new is not None:
+                asked.append(new)
+            return new
+
+        return await first_answer(call, asked[0], another)
 
     def _member(self, partition: PartitionId | None, tries: int) -> control_pb2.Member:
         if partition is not None:
@@ -238,10 +261,6 @@ class Dispatcher:
         if not members:
             raise UnavailableError("the grid has no members yet; wait for a node to start", address="")
         return members[tries % len(members)]
-
-    async def _refresh_quietly(self) -> None:
-        with contextlib.suppress(PeerError):  # the caller tries again anyway
-            await self.refresh()
 
     def see_closed(self, closed: int) -> None:
         if closed > self.closed:
@@ -268,7 +287,7 @@ class Dispatcher:
             pause = 0
         await asyncio.sleep(pause)
         if elsewhere:
-            await self._refresh_quietly()
+            await self.refresh_quietly()
         self._dispatch(batches, reads)
 
     def _dispatch(self, batches: list[Batch], reads: list[ReadBatch]) -> None:
@@ -311,6 +330,8 @@ class Dispatcher:
         now = self._loop.time()
         for lane in list(self._lanes.values()):
             lane.expire(now)
+            if lane.hangs(now):
+                self._look_after(lane, now)
         for batches, reads in self._again.values():
             for item in _items(batches, reads):
                 if not item.settled and item.expires <= now:
@@ -322,6 +343,13 @@ class Dispatcher:
         self._timer = self._loop.call_later(
             CLOSING_SWEEP_SECONDS if self._idle is not None else SWEEP_SECONDS, self._sweep
         )
+
+    def _look_after(self, lane: Lane, now: float) -> None:
+        """What its node owns no more goes to who does; others are asked about the rest."""
+        self._dispatch(*lane.give_back(now, self._lane_of))
+        if lane.hangs(now) and now - lane.asked_at >= UNANSWERED_SECONDS:
+            lane.asked_at = now
+            self._spawn(self.refresh_quietly(last=lane.member.address))
 
     def _stop_waiting(self) -> None:
         if self._idle is not None and not self._idle.done():

@@ -3,7 +3,7 @@
     snapshot pieces (if asked) -> live -> one batch per closed epoch with changes (and, if asked, empty ones as marks)
 
 Each owner's stream has a reader task; a broken stream is resumed after the last epoch that came whole, at whoever
-owns its partitions now. A break while its snapshot is on the way starts the whole snapshot anew, at a newer epoch:
+owns its partitions now. So is one that has been silent for long while its partitions became another's. A break while its snapshot is on the way starts the whole snapshot anew, at a newer epoch:
 the next piece says `begins`. Whoever does not iterate stops the readers, and by flow control the nodes, which keep
 only a cursor and go on from the log: a stalled feed costs nobody memory.
 """
@@ -20,6 +20,8 @@ from tidegrid.client.change import FeedBatch, FeedSection
 from tidegrid.client.dispatcher import Dispatcher, backoff, closed_error
 from tidegrid.client.errors import error_of
 from tidegrid.client.feed_merge import PER_ENTRY_BYTES, FeedMerge
+from tidegrid.client.patience import UNANSWERED_SECONDS, Silences
+from tidegrid.client.transport import FeedStream
 from tidegrid.grid.model.errors import (
     CallerError,
     EpochTooOldError,
@@ -67,6 +69,8 @@ class Feed:
         self._restarts = 0
         self._serial = 0
         self._readers: dict[int, asyncio.Task[None]] = {}  # by stream, also while it is being resumed
+        self._streams: dict[int, tuple[FeedStream, control_pb2.Member, list[PartitionId]]] = {}
+        self._silences = Silences()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing: dict[str, tuple[int, float]] = {}  # address -> tries in a row, since when
         self._started = False
@@ -154,6 +158,7 @@ class Feed:
         self._started = True
         self._dispatcher.feeds.add(self)
         self._spawn(self._start(0))
+        self._spawn(self._watch())
         return self
 
     async def __aexit__(
@@ -245,6 +250,8 @@ class Feed:
 
     async def _read(self, name: int, member: control_pb2.Member, request: grid_pb2.SubscribeRequest) -> None:
         stream = self._dispatcher.transport.subscribe(member, request)
+        self._streams[name] = (stream, member, [PartitionId(partition) for partition in request.partitions])
+        self._silences.heard(name, self._loop.time())
         problem: GridError
         try:
             async for message in stream:
@@ -253,20 +260,42 @@ class Feed:
                     raise error_of(message.error)
                 self._failing.pop(member.address, None)
                 self._take(name, message)
+                self._silences.forget(name)
                 while not self._wants(name):
                     self._room.clear()
                     await self._room.wait()
+                self._silences.heard(name, self._loop.time())
             raise UnavailableError(f"the node at {member.address} ended the feed", address=member.address)
         except GridError as caught:
             problem = caught
         finally:
             stream.cancel()
+            self._silences.forget(name)
+            del self._streams[name]
         if name in self._not_live and isinstance(problem, EpochTooOldError | PeerError | OverloadError):
             self._restart(member.address, problem)
         elif isinstance(problem, PeerError | OverloadError):
             await self._resume(name, list(request.partitions), member.address, problem)
         else:
             self._fail(problem)
+
+    async def _watch(self) -> None:
+        """Ends streams of nodes that hang and own their partitions no more: they are resumed where these are now."""
+        while True:
+            await asyncio.sleep(UNANSWERED_SECONDS)
+            behind = self._dispatcher.closed > self._merge.mark
+            silent = self._silences.due(self._loop.time(), behind=behind)
+            if not silent:
+                continue
+            members = [self._streams[name][1] for name in silent]
+            await self._dispatcher.refresh_quietly(last=members[0].address)
+            for name in silent:
+                if name in self._streams and self._moved(name):
+                    self._streams[name][0].cancel()
+
+    def _moved(self, name: int) -> bool:
+        _, member, partitions = self._streams[name]
+        return any(self._dispatcher.lane(partition).member.address != member.address for partition in partitions)
 
     def _take(self, name: int, message: grid_pb2.FeedMessage) -> None:
         for chunk in message.snapshot:

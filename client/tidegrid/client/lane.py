@@ -5,25 +5,27 @@ idle lane they go at once. Writes and plain reads have windows of their own, so 
 reads that wait for an epoch are in no window. Bulk parcels go beside the puts, and puts ride along with them.
 
 Lifecycle: resting (no stream) -> streaming -> broken: everything unanswered comes back to the lane, which pauses
-until the dispatcher has found out who owns what, and then goes on, or is drained to other lanes.
+until the dispatcher has found out who owns what, and then goes on, or is drained to other lanes. What a node that
+hangs does not answer stays with it until its partitions are another's (`give_back`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from tidegrid.client.batch import Batch, Column
 from tidegrid.client.causality import Causality
 from tidegrid.client.errors import RETRYABLE, error_of
 from tidegrid.client.moment import Moment
+from tidegrid.client.patience import UNANSWERED_SECONDS
 from tidegrid.client.read_batch import ReadBatch
 from tidegrid.client.session import Sessions
 from tidegrid.client.transport import Exchange, Transport
 from tidegrid.grid.model.errors import FormatError, GridError
-from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.v1 import control_pb2, grid_pb2
 
 WRITE_WINDOW: Final = 2
@@ -54,10 +56,11 @@ class Shared(Protocol):
 
 
 class Request:
-    __slots__ = ("batches", "kind", "message", "reads")
+    __slots__ = ("batches", "born", "kind", "message", "reads")
 
-    def __init__(self, kind: str, message: grid_pb2.ExchangeRequest) -> None:
+    def __init__(self, kind: str, message: grid_pb2.ExchangeRequest, born: float) -> None:
         self.kind = kind
+        self.born = born
         self.message = message
         self.batches: list[Batch] = []
         self.reads: list[ReadBatch] = []
@@ -65,6 +68,12 @@ class Request:
     @property
     def settled(self) -> bool:
         return all(batch.settled for batch in self.batches) and all(read.settled for read in self.reads)
+
+    @property
+    def partitions(self) -> set[PartitionId]:
+        """Of what is not settled."""
+        found = {batch.partition for batch in self.batches if not batch.settled}
+        return found.union(*(read.partitions for read in self.reads if not read.settled))
 
 
 class Lane:
@@ -76,6 +85,7 @@ class Lane:
         self.reads: deque[ReadBatch] = deque()
         self.failures = 0
         self.paused = False
+        self.asked_at = float("-inf")  # others, about this one that hangs
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._in_flight: dict[int, Request] = {}
@@ -180,7 +190,7 @@ class Lane:
         self._next_id += 1
         message = grid_pb2.ExchangeRequest(id=self._next_id)
         self._shared.causality.stamp(message.carry)
-        request = self._in_flight[self._next_id] = Request(kind, message)
+        request = self._in_flight[self._next_id] = Request(kind, message, self._loop.time())
         self._flying[kind] += 1
         return request
 
@@ -344,6 +354,29 @@ class Lane:
             if request.settled:
                 self._take(identity)
                 self.wake()
+
+    def hangs(self, now: float) -> bool:
+        """Something has gone unanswered for longer than patience lasts."""
+        return any(now - request.born > UNANSWERED_SECONDS for request in self._in_flight.values())
+
+    def give_back(self, now: float, owners: Sequence[Lane]) -> tuple[list[Batch], list[ReadBatch]]:
+        """Requests that went unanswered for long, whose partitions are in part another's now: to be sent again.
+
+        A late answer to them is passed over.
+        """
+        batches: list[Batch] = []
+        reads: list[ReadBatch] = []
+        for identity, request in list(self._in_flight.items()):
+            if now - request.born <= UNANSWERED_SECONDS or all(owners[number] is self for number in request.partitions):
+                continue
+            self._take(identity)
+            batches += [batch for batch in request.batches if not batch.settled]
+            reads += [read for read in request.reads if not read.settled]
+        for batch in batches:
+            batch.lost = True
+        if batches or reads:
+            self.wake()
+        return batches, reads
 
     def note(self, problem: GridError) -> None:
         """Why what waits here cannot go out."""

@@ -51,8 +51,8 @@ class Checkpointing:
     async def save(self) -> None:
         """One round over all logs."""
         self._saved_at = self._log.bytes_written
-        for driver in self._drivers:
-            for partition in driver.node.partitions.values():
+        for driver in list(self._drivers):  # nodes come and go, and partitions move, while a checkpoint is written
+            for partition in list(driver.node.partitions.values()):
                 if partition.serving:
                     chunks = checkpoint_chunks(partition)
                     first = next(chunks)

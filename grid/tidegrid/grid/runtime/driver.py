@@ -113,8 +113,12 @@ class Driver:
             self._turned = asyncio.Event()
         await self._turned.wait()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
     async def closed_above(self, epoch: Epoch) -> None:
-        """Returns when `closed` is above `epoch`. Cancel it to give up."""
+        """Returns when `closed` is above `epoch`, or the driver has stopped. Cancel it to give up."""
         while self.node.control.closed <= epoch and not self._stopped:
             await self._closed_changed.wait()
 

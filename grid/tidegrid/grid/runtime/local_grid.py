@@ -50,6 +50,7 @@ class GridOptions:
     nodes: int = 1  # front-end nodes, all in this process
     partitions: int | None = None  # fixed when the grid is created (16 unless given); another number later is refused
     tick: float | None = 0.02  # seconds between rounds of the token; None: stepped by hand
+    evict_seconds: float = 3.0  # a member missed so long loses its partitions; shorter: quicker take-over, also of the slow
     limit_span: int = 64  # K: how far stamps may run ahead of the last close
     history_seconds: float = 3600.0
     history_bytes_max: int = 1024 * 1024 * 1024
@@ -70,6 +71,8 @@ class GridOptions:
             )
         if self.tick is not None and not 0.001 <= self.tick <= 60:
             raise ConfigurationError(f"tick is {self.tick} seconds; it lies between 0.001 and 60")
+        if not 0.1 <= self.evict_seconds <= 3600:
+            raise ConfigurationError(f"evict_seconds is {self.evict_seconds}; it lies between 0.1 and 3600")
         if self.limit_span < 3:
             raise ConfigurationError("limit_span is at least 3, or time cannot advance")
         RetentionOptions(self.history_seconds, self.history_bytes_max).validate()
@@ -77,7 +80,8 @@ class GridOptions:
 
     def node_options(self) -> NodeOptions:
         retention = RetentionOptions(self.history_seconds, self.history_bytes_max)
-        return NodeOptions(self.limits, RingOptions(tick=self.tick), retention, self.recent_bytes)
+        ring = RingOptions(tick=self.tick, evict_after=self.evict_seconds)
+        return NodeOptions(self.limits, ring, retention, self.recent_bytes)
 
 
 DriverOf = Callable[[Node, Log, Peers, Clock, Callable[[GridError], None]], Driver]

@@ -1,0 +1,213 @@
+"""Several nodes over one log in one process, talking by gRPC, each behind a gate that a fault can close.
+
+Lifecycle: `open` -> nodes die and come back as new incarnations with ports of their own, pause and go on, lose each
+other -> `heal` ends all faults and waits until every partition is open and time goes on -> `close`. A grid that is
+opened again over the same directory is a full restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegrid.grid.app.serving import GRACE_SECONDS
+from tidegrid.grid.journal.local import LocalLog
+from tidegrid.grid.journal.memory import MemoryLog
+from tidegrid.grid.journal.seam import Log
+from tidegrid.grid.model.ids import CONTROL_LOG, NodeId
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.rpc.peers import GrpcPeers
+from tidegrid.grid.rpc.server import NodeServer
+from tidegrid.grid.rpc.tls import TlsFiles
+from tidegrid.grid.runtime.driver import Driver
+from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
+from tidegrid.v1.control_pb2 import ControlRecord
+
+from tests.faults.grid.gate import Gate, GatedDriver, GatedPeers, GatedService, Links
+
+CLOSE_SECONDS = 10.0
+HOST = "127.0.0.1"
+_TLS = TlsFiles(None, None, None)
+_READ_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class LiveNode:
+    server: NodeServer
+    driver: GatedDriver
+    peers: GatedPeers
+
+    @property
+    def gate(self) -> Gate:
+        return self.driver.gate
+
+
+class FaultyGrid:
+    def __init__(self, log: Log, options: GridOptions, seed: int) -> None:
+        self.log = log
+        self.options = options
+        self.nodes: dict[NodeId, LiveNode] = {}
+        self.links = Links()  # of every node
+        self._choose = random.Random(seed)
+        self._drivers: dict[NodeId, GatedDriver] = {}  # the newest incarnation of each
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._grid: LocalGrid | None = None
+
+    @classmethod
+    async def open(cls, directory: Path | None, options: GridOptions, seed: int) -> FaultyGrid:
+        """`directory` None: a log in memory."""
+        log: Log = MemoryLog() if directory is None else await LocalLog.open(directory)
+        made = cls(log, options, seed)
+        servers = [made._bind() for _ in range(options.nodes)]
+        peers: dict[NodeId, GatedPeers] = {}
+
+        def peers_of(me: NodeId) -> GatedPeers:
+            peers[me] = made._peers_of(me)
+            return peers[me]
+
+        addresses = [(server.address, server.peer_address) for server in servers]
+        made._grid = await LocalGrid.open(log, options, None, peers_of, addresses, made._join, driver_of=GatedDriver)
+        for number, server in enumerate(servers):
+            me = NodeId(number)
+            await made._serve(me, LiveNode(server, made._drivers[me], peers[me]))
+        await made.grid.ready()
+        return made
+
+    @property
+    def grid(self) -> LocalGrid:
+        assert self._grid is not None
+        return self._grid
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.server.address for node in self.nodes.values() if not node.gate.is_dead]
+
+    def _bind(self) -> NodeServer:
+        server = NodeServer(_TLS, self.options.limits)
+        server.bind(HOST, 0, 0)
+        return server
+
+    def _peers_of(self, me: NodeId) -> GatedPeers:
+        def address_of(to: NodeId) -> str | None:
+            driver = self._drivers.get(me)
+            member = driver.node.control.view.members.get(to) if driver is not None else None
+            return member.peer_address if member is not None else None
+
+        gate = Gate(self._choose)
+        gate.links = Links(False, self.links.lost, self.links.doubled, self.links.late)
+        return GatedPeers(GrpcPeers(address_of, _TLS), gate)
+
+    def _join(self, driver: Driver) -> None:
+        assert isinstance(driver, GatedDriver)
+        self._drivers[driver.node.me] = driver
+
+    async def _serve(self, me: NodeId, node: LiveNode) -> None:
+        self.nodes[me] = node
+        await node.server.start(GatedService(self.grid, node.driver), node.driver)
+
+    # Faults ------------------------------------------------------------------------------------------------------
+
+    def kill(self, me: NodeId, *, silent: bool) -> None:
+        """Dead at once. `silent`: its connections stay, and nobody answers on them until it comes back."""
+        node = self.nodes[me]
+        node.gate.die()
+        if not silent:
+            self._retire(node)
+
+    def _retire(self, node: LiveNode) -> None:
+        task = asyncio.create_task(self._end(node))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _end(self, node: LiveNode) -> None:
+        if node.driver in self.grid.drivers:
+            await self.grid.remove_node(node.driver)
+        await node.peers.close()
+        await node.server.stop(0)
+
+    async def revive(self, me: NodeId) -> None:
+        """A new incarnation, at other ports."""
+        dead = self.nodes.pop(me)
+        assert dead.gate.is_dead
+        self._retire(dead)
+        server, peers = self._bind(), self._peers_of(me)
+        self._drivers.pop(me, None)
+        driver = await self.grid.add_node(me, server.address, server.peer_address, peers)
+        self._join(driver)
+        await self._serve(me, LiveNode(server, self._drivers[me], peers))
+
+    def set_links(self, links: Links) -> None:
+        """Of all nodes, and of those that come back."""
+        self.links = links
+        for node in self.nodes.values():
+            node.gate.links = Links(node.gate.links.cut, links.lost, links.doubled, links.late)
+
+    # Calm --------------------------------------------------------------------------------------------------------
+
+    async def heal(self) -> None:
+        """Ends all faults; returns when every node is there, every partition open, and time goes on."""
+        self.set_links(Links())
+        for me, node in list(self.nodes.items()):
+            node.gate.links.cut = False
+            if node.gate.is_dead:
+                await self.revive(me)
+            elif not node.gate.is_open:
+                node.gate.resume()
+        if self.grid.failure is not None:
+            raise self.grid.failure
+        drivers = [node.driver for node in self.nodes.values()]
+        while not all(self._at_home(driver) for driver in drivers):
+            await asyncio.wait([asyncio.create_task(driver.turned()) for driver in drivers], timeout=0.1)
+        highest = max(driver.node.epoch for driver in drivers)
+        await asyncio.gather(*(self.grid.wait_closed(driver, highest, CLOSE_SECONDS) for driver in drivers))
+
+    def _at_home(self, driver: GatedDriver) -> bool:
+        """Its log is known to the end, it is a member, and all that it is given is open."""
+        node = driver.node
+        newest = max(other.driver.node.control.position for other in self.nodes.values())
+        view = node.control.view
+        return (
+            node.control.position == newest
+            and set(view.members) == set(self.nodes)
+            and view.has(node.me, node.incarnation)
+            and node.ready()
+        )
+
+    def stuck(self) -> str:
+        """Where every node stands, for a grid that does not come to rest."""
+        lines = []
+        for me, node in self.nodes.items():
+            state = node.driver.node
+            view = state.control.view
+            lines.append(
+                f"node {me}.{state.incarnation}: control {state.control.position}, closed {state.control.closed}, "
+                f"epoch {state.epoch}, members { {m.node: m.incarnation for m in view.members.values()} }, owns "
+                f"{sorted(view.owned_by(state.me, state.incarnation))}, opening {sorted(state.openings)}, "
+                f"partitions { {number: p.state.name for number, p in state.partitions.items()} }"
+            )
+        return "\n".join(lines)
+
+    async def close(self) -> None:
+        """As it is: nothing is drained, as in a crash."""
+        if self._grid is not None:
+            for task in list(self._retiring):
+                await task
+            await self._grid.close(drain=False)
+        for node in self.nodes.values():
+            await node.peers.close()
+            await node.server.stop(GRACE_SECONDS if node.gate.is_open else 0)
+
+
+async def takeovers(log: Log) -> int:
+    """How often a partition got another owner, in the whole life of the grid: starts of all nodes do not count."""
+    state, count = ControlState(), 0
+    while records := await log.read(CONTROL_LOG, state.position, _READ_BYTES):
+        for record in records:
+            before = state.view
+            state.apply(record.position, ControlRecord.FromString(record.payload))
+            if any(state.view.has(member.node, member.incarnation) for member in before.members.values()):
+                owners = state.view.owners.items()
+                count += sum(before.owners.get(number, owner) != owner for number, owner in owners)
+    return count
