@@ -137,7 +137,7 @@ async def test_a_named_load_repeated_changes_nothing(fake: FakeGrid) -> None:
 
 async def test_a_chunk_that_is_not_answered(fake: FakeGrid, grid: Grid) -> None:
     fake.swallow_answers = 1
-    outcomes = await grid.map("m").put_many(((index, 1) for index in range(3_000)), deadline=0.2)
+    outcomes = await grid.map("m").put_many(((index, 1) for index in range(3_000)), deadline=2)
     assert sum(isinstance(outcome, DeadlineError) for outcome in outcomes) == 2_000
     assert sum(isinstance(outcome, Ack) for outcome in outcomes) == 1_000
 
