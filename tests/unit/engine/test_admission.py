@@ -140,6 +140,12 @@ def test_a_batch_that_overlaps_is_taken_apart() -> None:
     assert again.versions[:4] == [1] * 4 and type(again.errors[4]) is type(whole.errors[4])
 
 
+def test_a_named_session_has_no_conditions() -> None:
+    stand = Stand()
+    refused = stand.put({"k": 1}, session=named_session(), conditions={0: 0})
+    assert isinstance(refused.errors[0], InvalidValueError) and stand.value("k") is None
+
+
 def test_a_refusal_is_remembered_for_a_client_and_recomputed_for_a_named_session() -> None:
     stand = Stand(source=DERIVES)
     client = stand.put_now({"k": "no"}, map_name="raw")

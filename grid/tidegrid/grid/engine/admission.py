@@ -8,7 +8,7 @@ into rows that are answered now, rows that join a batch still on its way, and ru
 from __future__ import annotations
 
 from tidegrid.grid.engine.catalog import Catalog, MapEntry
-from tidegrid.grid.engine.requests import RequestMemory, Session
+from tidegrid.grid.engine.requests import NAMED_SESSION, RequestMemory, Session
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.record import DELETE, EVENT, PUT
 from tidegrid.grid.model.errors import (
@@ -44,6 +44,9 @@ def check(request: WriteRequest, catalog: Catalog, limits: Limits) -> None:
         raise WrongKindError(
             f"map {request.map!r} keeps no versions to compare with: it is a stream", map=request.map, kind="stream"
         )
+    if request.conditions and request.session[:1] == bytes((NAMED_SESSION,)):
+        # Refusals of a named session are not remembered, so a late copy of one that was refused could hold.
+        raise InvalidValueError("writes under a named session have no conditions: use a session of the client's own")
     _check_rows(request, entry, catalog, limits)
 
 
