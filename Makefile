@@ -64,7 +64,7 @@ $(VENV)/.installed-%: $(VENV)/.installed-base
 	@$(PIP) --group $* $(BRIEFLY)
 	@touch $@
 
-.PHONY: help demo test check bench cover simulate faults proto clean
+.PHONY: help demo test check bench cover simulate mutations faults proto clean
 .PHONY: check-format check-lint check-types check-floors check-generated check-tidy
 
 help: ## list the commands
@@ -87,6 +87,9 @@ cover: $(VENV)/.installed-test $(VENV)/.installed-data ## line coverage of the p
 
 simulate: $(VENV)/.installed-test ## the grid in virtual time, by seed: every invariant after every step
 	@$(RUN) -m tests.simulation.play --seeds $(SEEDS) --jobs $$(nproc)
+
+mutations: $(VENV)/.installed-test ## each rule of time switched off in turn: the simulator has to notice
+	@$(RUN) -m tests.simulation.search --jobs $$(nproc)
 
 faults: $(VENV)/.installed-test $(VENV)/.installed-data ## kill -9 by seed in the middle of loads, checked against a model
 	@$(RUN) -m tests.faults.kills.campaign --seeds $(KILLS)

@@ -5,20 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.mutations import MUTATIONS, Mutation
-from tests.simulation.options import Options
-from tests.simulation.play import run
-
-
-def search(mutation: Mutation, patch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """(how many seeds it took, what the last one showed); 0: none did."""
-    mutation.patch(patch)
-    for seed in range(mutation.seeds):
-        options = Options.of(seed, **mutation.options)
-        try:
-            run(options)
-        except Exception as error:
-            return seed + 1, f"{type(error).__name__}: {error}"
-    return 0, ""
+from tests.simulation.search import search
 
 
 def check(mutation: Mutation, patch: pytest.MonkeyPatch, record: pytest.FixtureRequest) -> None:
