@@ -242,7 +242,7 @@ class Ring:
         if not token.passed - token.visited:
             self._closing.offer(token)
             self._close(now)
-        back = view.origin if view.origin in token.visited else token.origin
+        back = view.origin if view.origin is not None and view.origin in token.visited else token.origin
         if back == self.me or back not in view.members:
             self._round_over(now, token)
         else:
