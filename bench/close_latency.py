@@ -1,7 +1,7 @@
 """Claim: how long after its acknowledgement a write is in a closed epoch, beside the formula of the design.
 
     formula   P/2 + N*h/2 + c        P = max(tick, N*h), N nodes, h one hop of the token, c the append of a CLOSE;
-                                     under load N/2 appends more for a round, since a visit waits for the frames it meets
+                                     under load h of loaded nodes, and N/2 appends more for a round, as a visit waits for the frames it meets
 
 The nodes of a grid are in one process and talk by gRPC. A client puts single writes at random instants and asks for
 the close of each one's epoch as soon as it is acknowledged: the latency is from the acknowledgement to the answer.
@@ -50,7 +50,7 @@ def run(progress: Progress) -> list[Figure]:
 
 async def _run(progress: Progress) -> list[Figure]:
     progress("one hop, one append, one CLOSE")
-    terms = await measured_terms()
+    terms = await measured_terms(STATES["load"])
     figures: list[Figure] = []
     for nodes in NODES:
         with grid_server(triggers=None, options=("--tick-ms", str(TICK_MS)), nodes=nodes) as server:
@@ -70,7 +70,7 @@ def _figures(terms: CloseTerms, nodes: int, state: str, samples: list[Sample]) -
     rotation = terms.rotation(tick, nodes, load=load) * 1e3
     name = f"close_latency, {nodes} node{'s' * (nodes > 1)}, {state}"
     said = f"{len(closes):,} closes, max {closes[-1] * 1e3:.1f} ms; put p50 {puts[len(puts) // 2] * 1e3:.2f} ms; "
-    said += f"h {terms.hop * 1e3:.2f}, append {terms.append * 1e3:.2f}, c {terms.close * 1e3:.2f} ms"
+    said += f"h {terms.hop * 1e3:.2f}, under load {terms.hop_under_load * 1e3:.2f}, append {terms.append * 1e3:.2f}, c {terms.close * 1e3:.2f} ms"
     return [
         Figure(name, p50, "ms (p50)", "formula, ms", formula, at_most=1.5, note=said),
         Figure(name, p99, "ms (p99)", "formula + a rotation, ms", formula + rotation, at_most=1),

@@ -285,34 +285,42 @@ class Table:
     # Reclaim -----------------------------------------------------------------------------------------------------
 
     def reclaim(self, horizon: Epoch, budget: int) -> int:
-        """Drops what reads at or above `horizon` cannot see, looking at no more than `budget` keys.
+        """Drops what reads at or above `horizon` cannot see, in at most `budget` steps.
 
-        Returns how many it looked at: fewer than `budget` means that nothing is left. The horizon never falls.
+        A step looks at a key, or drops one version. Returns the steps: fewer than `budget` means that nothing is
+        left. The horizon never falls.
         """
         assert horizon >= self.horizon
         self.horizon = horizon
-        looked = 0
+        steps = 0
         for key in self._superseded.take(horizon, budget):
-            looked += 1
-            self._trim(key)
-        for key in self._tombstones.take(Epoch(horizon - self.tombstone_epochs), budget - looked):
-            looked += 1
+            steps += self._trim(key, budget - steps)
+            if steps >= budget:
+                return steps
+        for key in self._tombstones.take(Epoch(horizon - self.tombstone_epochs), budget - steps):
+            steps += 1
             self._bury(key)
-        return looked
+        return steps
 
-    def _trim(self, key: bytes) -> None:
+    def _trim(self, key: bytes, budget: int) -> int:
+        """Drops the oldest versions, the key noted again if there are more than `budget`. Returns the steps."""
         entry = self._entries.get(key)
+        steps = 1
         if isinstance(entry, list):
-            seen = bisect_right(entry, self.horizon, key=effective_of) - 1
-            if seen > 0:
-                self.history_bytes -= sum(map(weight_of, entry[:seen]))
-                self.version_count -= seen
-                del entry[:seen]
+            unseen = bisect_right(entry, self.horizon, key=effective_of) - 1
+            if unseen > 0:
+                steps = min(unseen, budget)
+                self.history_bytes -= sum(map(weight_of, entry[:steps]))
+                self.version_count -= steps
+                if steps < unseen:
+                    self._superseded.note(effective_of(entry[steps]), key)
+                del entry[:steps]  # what stays moves up: 0.1 ms for 100,000 versions
             if len(entry) > 1:
-                return
+                return steps
             entry = self._entries[key] = entry[0]
         if entry is not None and entry[0] is None and entry[2][0] <= self.horizon:
             self._tombstones.note(entry[2][0], key)
+        return steps
 
     def _bury(self, key: bytes) -> None:
         entry = self._entries.get(key)
