@@ -1,11 +1,11 @@
 """What a close is made of, measured on this machine: one hop of the token, one append, one CLOSE.
 
-    hop     a grid of 8 nodes with a log in memory and the shortest tick, where nobody writes and somebody always waits
-            for the next close: the token goes round without a pause, and a round is 8 hops. Messages, gRPC, and the
-            turns of the event loop that all nodes share are in it, as in the grid that is measured. Once more while
-            another process writes, for the formula under load: a token waits for its turn behind the writes
-    append  a frame of one small write to a log of its own on the same disk, as the journal writes it: median
-    close   the same for the record of a CLOSE with the tails of 16 partitions
+hop     a grid of 8 nodes with a log in memory and the shortest tick, where nobody writes and somebody always waits
+        for the next close: the token goes round without a pause, and a round is 8 hops. Messages, gRPC, and the
+        turns of the event loop that all nodes share are in it, as in the grid that is measured. Once more while
+        another process writes, for the formula under load: a token waits for its turn behind the writes
+append  a frame of one small write to a log of its own on the same disk, as the journal writes it: median
+close   the same for the record of a CLOSE with the tails of 16 partitions
 """
 
 from __future__ import annotations

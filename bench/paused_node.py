@@ -4,9 +4,9 @@ Three nodes over one log in this process, with direct links. One is cut off: not
 out, as of a process that stands still. Somebody waits for the next close all the time, at a node that is not cut off.
 Once for the origin of the rounds, once for another.
 
-Bound: what the options say (the attempts of the first hop, for the origin the patience until a token is taken for lost
-before it, `evict_after`, one more round with one attempt), and the take-over, which is measured: from the view without
-that node to the next close.
+Bound: what the options say (the attempts of the first hop, `evict_after`, one more round with one attempt; without its
+origin, before either round the patience until a token is taken for lost), and the take-over, which is measured: from
+the view without that node to the next close.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ async def measured() -> list[Figure]:
 
 def _figure(which: str, node: int, outage: Outage) -> Figure:
     options = RingOptions()
-    allowed = 3 * options.hop_timeout + options.evict_after + options.hop_timeout + outage.take_over
+    attempts = sum(options.hop_timeout * 2**attempt for attempt in range(options.hop_attempts))
+    allowed = attempts + options.evict_after + options.hop_timeout + outage.take_over
     if node == 0:
-        allowed += max(options.regenerate_floor, options.regenerate_after_rotations * (options.tick or 0.0))
-        allowed += OBSERVER * options.regenerate_stagger
+        lost = max(options.regenerate_floor, options.regenerate_after_rotations * (options.tick or 0.0))
+        allowed += 2 * (lost + OBSERVER * options.regenerate_stagger)
     return Figure(
         f"close_latency, {which} of {NODES} cut off",
         outage.without_close * 1e3,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegrid.grid.model.ids import Epoch, Position
+from tidegrid.grid.model.stamp import Stamp
 from tidegrid.grid.store import version as version_module
 from tidegrid.grid.store.table import Table
 from tidegrid.grid.store.version import PUT, Version
@@ -14,14 +15,14 @@ KEY = b"hot"
 
 
 class Comparisons:
-    """How many versions a search looked at: it asks each for its effective epoch."""
+    """How many versions a search looked at: it asks each for its stamp."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def effective_of(self, version: Version) -> Epoch:
+    def stamp_of(self, version: Version) -> Stamp:
         self.count += 1
-        return version[2][0]
+        return version[2]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def comparisons() -> Comparisons:
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch: pytest.MonkeyPatch, comparisons: Comparisons) -> None:
-    monkeypatch.setattr(version_module, "effective_of", comparisons.effective_of)
+    monkeypatch.setattr(version_module, "stamp_of", comparisons.stamp_of)
 
 
 def chain_of(epochs: list[int]) -> Table:

@@ -17,7 +17,7 @@ Prior art: multi-version stores from PostgreSQL to Hekaton, with the newest vers
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, KeysView, Sequence
 from itertools import repeat
 from typing import Final
@@ -33,8 +33,8 @@ from tidegrid.grid.store.version import (
     VERSION_OVERHEAD_BYTES,
     Entry,
     Version,
-    effective_of,
     order_of,
+    stamp_of,
     version_as_of,
     weight_of,
 )
@@ -307,7 +307,7 @@ class Table:
         entry = self._entries.get(key)
         steps = 1
         if isinstance(entry, list):
-            unseen = bisect_right(entry, self.horizon, key=effective_of) - 1
+            unseen = bisect_left(entry, (self.horizon + 1,), key=stamp_of) - 1
             if unseen > 0:
                 steps = min(unseen, budget)
                 self.history_bytes -= sum(map(weight_of, entry[:steps]))
