@@ -28,6 +28,8 @@ BENCHES: Final = {
     "replica_lag": "p99 from write to row in SQLite at 5,000 writes/s; tick + 15 ms",
     "recovery": "entries/s at restart from checkpoint and tail; 300,000 entries/s",
     "memory": "bytes per entry beyond key and value; 200 bytes",
+    "close_latency": "from acknowledgement to closed epoch, 1, 3 and 8 nodes, idle to loaded; the formula of the design",
+    "reads_as_of": "reads as of an epoch, 10 versions a key, and a key of 1,000,000; reads of the latest",
     "yardsticks": "the yardsticks alone: what Redis, JetStream and plain Python do on this machine",
 }
 ALL: Final = tuple(name for name in BENCHES if name != "yardsticks")

@@ -21,11 +21,20 @@ STOP_SECONDS_MAX = 15.0
 LOOPBACK = "127.0.0.1"
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """The first of `count` loopback ports in a row that nobody listens on just now."""
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            first = _bound(stack, 0)
+            for further in range(1, count):
+                _bound(stack, first + further)
+            return first
+
+
+def _bound(stack: contextlib.ExitStack, port: int) -> int:
+    probe = stack.enter_context(socket.socket())
+    probe.bind((LOOPBACK, port))
+    return int(probe.getsockname()[1])
 
 
 def accepts(port: int) -> bool:

@@ -42,14 +42,14 @@ def program() -> str:
 
 @contextlib.contextmanager
 def grid_server(
-    data: Path | None = None, triggers: Path | None = FLIGHTS_TRIGGERS, options: Sequence[str] = ()
+    data: Path | None = None, triggers: Path | None = FLIGHTS_TRIGGERS, options: Sequence[str] = (), nodes: int = 1
 ) -> Iterator[GridServer]:
-    """One node. Without `data`, in a directory that goes when the block is left."""
+    """`nodes` of them in one process. Without `data`, in a directory that goes when the block is left."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(data_directory("grid"))
-        port = free_port()
+        port = free_port(nodes)
         command = [program(), "serve", "--port", str(port), "--data", str(data or directory / "data")]
-        command += ["--peer-port", "0", *options]
+        command += ["--peer-port", "0", "--nodes", str(nodes), *options]
         if triggers is not None:
             command += ["--triggers", str(triggers)]
         process = stack.enter_context(child("tidegrid", command, lambda: accepts(port), directory))

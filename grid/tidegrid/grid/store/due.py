@@ -38,14 +38,14 @@ class DueKeys:
             known.extend(keys)
 
     def take(self, through: Epoch, count: int) -> Iterator[bytes]:
-        """At most `count` keys that are due at or below `through`, no longer noted."""
+        """At most `count` keys that are due at or below `through`, no longer noted. It may be left before its end."""
         while count > 0 and self._epochs and self._epochs[0] <= through:
             keys = self._by_epoch[self._epochs[0]]
-            while keys and count > 0:
-                count -= 1
-                yield keys.pop()
+            key = keys.pop()
             if not keys:
                 del self._by_epoch[heappop(self._epochs)]
+            count -= 1
+            yield key
 
     def __len__(self) -> int:
         return sum(map(len, self._by_epoch.values()))

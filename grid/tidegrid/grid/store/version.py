@@ -11,7 +11,9 @@ as nothing in it can refer back, the garbage collector stops looking at it (a Na
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from tidegrid.grid.model.ids import Epoch
@@ -29,12 +31,12 @@ VERSION_OVERHEAD_BYTES: Final = 112
 """What a superseded version costs beside the bytes of its value: tuple, header of the bytes object, slot in the chain."""
 
 
+stamp_of: Callable[[Version], tuple[int, ...]] = itemgetter(2)
+"""For searches: no Python runs for a comparison, which is most of what a read as of an epoch costs."""
+
+
 def order_of(version: Version) -> tuple[Stamp, int]:
     return version[2], version[1]
-
-
-def effective_of(version: Version) -> Epoch:
-    return version[2][0]
 
 
 def weight_of(version: Version) -> int:
@@ -49,5 +51,5 @@ def version_as_of(entry: Entry, epoch: Epoch) -> Version | None:
     newest = entry[-1]
     if newest[2][0] <= epoch:
         return newest
-    at = bisect_right(entry, epoch, key=effective_of)
+    at = bisect_left(entry, (epoch + 1,), key=stamp_of)  # below every stamp of the next epoch, above all before
     return entry[at - 1] if at else None
