@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.ids import Epoch, Position
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Position
 
 
 class HoldRequest:
@@ -24,7 +24,7 @@ class HoldRequest:
         for_ms: int,
         reply_to: Any,
         *,
-        taken: Position = Position(0),
+        taken: Position = BEFORE_FIRST,
         release: bool = False,
     ) -> None:
         self.name = name

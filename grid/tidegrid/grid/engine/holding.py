@@ -160,7 +160,9 @@ class Holding:
     def _renewed(self, request: HoldRequest, known: Hold, time_ms: int) -> ControlRecord:
         epoch = request.epoch or known.epoch
         if epoch < known.epoch:
-            raise CallerError(f"the hold {known.name!r} is at epoch {known.epoch}, and moves forward only; not to {epoch}")
+            raise CallerError(
+                f"the hold {known.name!r} is at epoch {known.epoch}, and moves forward only; not to {epoch}"
+            )
         since_ms = known.since_ms if epoch == known.epoch else time_ms
         if time_ms >= since_ms + int(self._limits.hold_seconds_max * 1000):
             seconds = f"{self._limits.hold_seconds_max:g}"

@@ -338,7 +338,9 @@ class Intake:
         self.holding.fail(StoppingError.of())
 
     def deadline(self) -> float | None:
-        return min((time for time in (self._waits.deadline(), self.holding.deadline()) if time is not None), default=None)
+        return min(
+            (time for time in (self._waits.deadline(), self.holding.deadline()) if time is not None), default=None
+        )
 
     @property
     def waiting_for(self) -> Epoch:

@@ -54,10 +54,10 @@ class Retention:
         horizon, wanted = self._control.horizon, self._wanted(time_ms, history_bytes)
         dropped = {hold: HoldEnd.EXPIRED for hold in self._control.holds if hold.expires_ms <= time_ms}
         low = self._lowest(dropped)
-        if low and low[0].epoch < wanted and history_bytes > HELD_BYTES_FACTOR * self._options.history_bytes_max:
-            if not self._dirty:
-                dropped.update(dict.fromkeys(low, HoldEnd.TOO_LARGE))
-                low = self._lowest(dropped)
+        too_large = not self._dirty and history_bytes > HELD_BYTES_FACTOR * self._options.history_bytes_max
+        if too_large and low and low[0].epoch < wanted:
+            dropped.update(dict.fromkeys(low, HoldEnd.TOO_LARGE))
+            low = self._lowest(dropped)
         held = low if low and low[0].epoch < wanted else []
         self.held_back_by = frozenset(hold.name for hold in held)
         target = held[0].epoch if held else wanted
