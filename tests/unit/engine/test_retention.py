@@ -124,7 +124,7 @@ def test_an_expired_hold_goes_also_when_the_horizon_stays() -> None:
 
 
 def test_who_holds_too_much_loses_the_hold_and_nobody_else_does() -> None:
-    stand = Stand(retention=RetentionOptions(history_bytes_max=4_000), limit=64)
+    stand = Stand(retention=RetentionOptions(history_bytes_max=4_000), session_epochs=10_000)
     epochs: list[int] = []
 
     def write(times: int) -> None:

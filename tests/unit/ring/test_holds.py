@@ -75,7 +75,9 @@ def test_a_horizon_drops_what_its_proposer_found_to_count_no_longer() -> None:
     state = closed(take("a", 4), take("b", 4), take("c", 8))
     assert state.apply(Position(90), horizon(0, a=HoldEnd.EXPIRED)) == ()
     assert [hold.name for hold in state.holds] == ["b", "c"]
-    assert state.apply(Position(91), horizon(9, b=HoldEnd.TOO_LARGE, other=HoldEnd.EXPIRED)) == (HorizonMoved(Epoch(8)),)
+    assert state.apply(Position(91), horizon(9, b=HoldEnd.TOO_LARGE, other=HoldEnd.EXPIRED)) == (
+        HorizonMoved(Epoch(8)),
+    )
     ends = [state.holds.end_of(Position(at)) for at in (31, 34, 37)]
     assert ends == [HoldEnd.EXPIRED, HoldEnd.TOO_LARGE, None]
     for end in HoldEnd:

@@ -140,9 +140,13 @@ class Holding:
                 end = self._control.holds.end_of(request.taken)
                 raise HoldLostError.of(request.name, end.words if end is not None else "it ended some time ago")
             return self._renewed(request, known, time_ms)
-        epoch = request.epoch or self._control.closed
+        again = known is not None and known.owner == request.owner and time_ms < known.expires_ms
+        epoch = request.epoch or (known.epoch if again and known is not None else self._control.closed)
         if epoch < self._control.horizon:
             raise EpochTooOldError.of(epoch, self._control.horizon)
+        if again and known is not None:  # a request that was sent twice, the second answered: it takes nothing away
+            request.taken = known.taken
+            return self._record_of(request, min(epoch, known.epoch), known.since_ms, time_ms)
         if known is None and len(self._control.holds) >= self._limits.holds_max:
             raise BusyError.of("the list of holds", self._limits.holds_max)
         return self._record_of(request, epoch, time_ms, time_ms)
