@@ -52,7 +52,7 @@ class HoldClient:
         dice = chance.random()
         if held is not None and dice < 0.7:
             self._read(held)
-        elif 0 <= self._asked_at and world.now < self._asked_at + PATIENCE:
+        elif self._asked_at >= 0 and world.now < self._asked_at + PATIENCE:
             pass
         elif held is None:
             closed = world.truth.closed
@@ -82,10 +82,10 @@ class HoldClient:
             if request.error is None and not release and process.node is not None:
                 self._given(name, request, process, life)
 
+        carry = Carry(b"", self.control, self.epoch)
         for _ in range(1 + world.happens(world.faults.client_double)):
             if not world.happens(world.faults.client_loss):
                 request = HoldRequest(name, str(self.number), epoch, HOLD_MS, answered, taken=taken, release=release)
-                carry = Carry(b"", self.control, self.epoch)
                 world.soon(world.options.client_delay, lambda request=request: arrive(process, life, request, carry))
 
     def _given(self, name: str, request: HoldRequest, process: Process, life: int) -> None:
@@ -112,9 +112,9 @@ class HoldClient:
         world = self.world
         if isinstance(error, EpochTooOldError) and (before is not None or epoch >= world.judge.horizon):
             raise Violation(f"H: hold {name} of {epoch} was refused, the horizon is {world.judge.horizon}: {error}")
-        if isinstance(error, HoldLostError) and before is not None and world.time_ms < before.expires_ms:
-            if self.held is not None and self.held.taken == before.taken:
-                raise Violation(f"H: {before} is lost at {world.time_ms}: {error}")
+        alive = before is not None and self.held is not None and self.held.taken == before.taken
+        if isinstance(error, HoldLostError) and before is not None and alive and world.time_ms < before.expires_ms:
+            raise Violation(f"H: {before} is lost at {world.time_ms}: {error}")
         if error is not None and error.code == "INTERNAL":
             raise Violation(f"H: {error}")
 

@@ -341,8 +341,7 @@ def hold_decided_at_another_position(patch: Patch) -> None:
     patch.setattr(holding.Holding, "_append", lambda self, record: right(self, self._first(record)))
 
     def first(self: holding.Holding, record: Any) -> Any:
-        kept = self.__dict__.setdefault("kept", {}).setdefault(id(self._waiting[0].request), record)
-        return kept
+        return self.__dict__.setdefault("kept", {}).setdefault(id(self._waiting[0].request), record)
 
     patch.setattr(holding.Holding, "_first", first, raising=False)
 

@@ -9,6 +9,7 @@ import pytest
 from tidegrid import embedded
 from tidegrid.client import snapshot as snapshots
 from tidegrid.embedded import EmbeddedGrid
+from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.model.errors import BusyError, CallerError, EpochTooNewError, EpochTooOldError, HoldLostError
 from tidegrid.grid.model.ids import Position
 from tidegrid.grid.model.limits import Limits
@@ -16,6 +17,8 @@ from tidegrid.grid.ring.holds import Hold, HoldEnd
 from tidegrid.grid.runtime.local_grid import GridOptions
 from tidegrid.grid.runtime.opening import append_control, fold_control
 from tidegrid.v1.control_pb2 import ControlRecord, HoldReleased, Horizon
+
+from tests.unit.client.fake_grid import until
 
 
 @pytest.fixture
@@ -88,8 +91,7 @@ async def test_a_hold_that_is_ended_says_so_at_its_next_use(grid: EmbeddedGrid) 
         assert snapshot.hold is not None
         await grid.release_hold("mine")
         await move_horizon(grid, 0, dropped=snapshot.hold.name)
-        while not hold.lost:
-            await asyncio.sleep(0.001)
+        await until(lambda: hold.lost)
         with pytest.raises(HoldLostError, match="released"):
             hold.check()
         with pytest.raises(HoldLostError):
@@ -106,8 +108,9 @@ async def test_a_hold_that_is_ended_says_so_at_its_next_use(grid: EmbeddedGrid) 
 async def test_a_hold_renews_itself(grid: EmbeddedGrid) -> None:
     async with grid.hold(name="kept", seconds=0.1) as hold:
         (first,) = await held(grid)
-        while (found := (await held(grid))[0]).expires_ms < first.expires_ms + 100:
-            await asyncio.sleep(0.005)
+        holds = grid.local.drivers[0].node.control.holds
+        await until(lambda: next(iter(holds)).expires_ms >= first.expires_ms + 100)
+        (found,) = holds
         assert found.taken == first.taken and found.since_ms == first.since_ms and not hold.lost
 
 
@@ -118,15 +121,14 @@ async def test_a_snapshot_that_lives_long_is_held(grid: EmbeddedGrid, monkeypatc
     await grid.tick()
     async with grid.snapshot() as snapshot:
         assert snapshot.hold is None and await held(grid) == []
-        while snapshot.hold is None:
-            await asyncio.sleep(0.001)
+        await until(lambda: snapshot.hold is not None)
         await table.put("a", 2)
         await move_horizon(grid, await grid.tick())
         entry = await snapshot.map("t").get("a")
         assert entry is not None and entry.value == 1
     assert await held(grid) == []
     async with grid.snapshot(hold=False) as snapshot:
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.03)  # for what is not to happen
         assert snapshot.hold is None
 
 
@@ -157,13 +159,10 @@ async def test_the_horizon_stands_at_a_hold_while_time_goes_on() -> None:
 
 
 async def test_holds_outlive_a_restart() -> None:
-    from tidegrid.grid.journal.memory import MemoryLog
-
     first = MemoryLog()
     async with embedded.open(nodes=1, tick=None, log=first) as grid:
         epoch = await grid.tick()
         await grid.hold(name="kept", epoch=epoch).__aenter__()
-    assert first.state.load_checkpoint is not None
     async with embedded.open(nodes=1, tick=None, log=MemoryLog(first.state)) as grid:
         (found,) = await held(grid)
         assert (found.name, found.epoch) == ("kept", epoch) and found.taken > Position(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from tidegrid.grid.engine.retention import HELD_BYTES_FACTOR, RetentionOptions
 from tidegrid.grid.model.errors import ConfigurationError, EpochTooOldError, StorageFullError, WrongTailError
-
 from tidegrid.grid.ring.holds import HoldEnd
 from tidegrid.v1.control_pb2 import ControlRecord, Hold, Horizon
 
