@@ -152,6 +152,21 @@ def test_an_epoch_is_held_for_so_long_and_no_longer() -> None:
     assert moved.error is None and moved.expires_ms == stand.time_ms + 30_000, "another epoch, another age"
 
 
+def test_the_same_owner_asking_again_is_given_the_hold_that_it_has() -> None:
+    """A request that was sent twice, to two nodes perhaps: the late one takes nothing from what was answered."""
+    stand = HoldStand()
+    first = stand.hold(epoch=2)
+    stand.now += 5
+    for epoch in (0, 3):
+        again = stand.hold(epoch=epoch)
+        assert (again.epoch, again.taken, again.expires_ms) == (2, first.taken, stand.time_ms + 30_000)
+    lower = stand.hold(epoch=1)
+    assert (lower.epoch, lower.taken) == (1, first.taken)
+    stand.now += 30
+    anew = stand.hold(epoch=3)
+    assert anew.epoch == 3 and anew.taken > first.taken, "it had expired"
+
+
 def test_an_expired_hold_that_nobody_dropped_is_renewed() -> None:
     stand = HoldStand()
     request = stand.hold(epoch=2, for_ms=1)
