@@ -183,7 +183,7 @@ class Client:
             if not self.gives_up and world.happens(world.faults.client_loss):
                 continue
             request = self._request(batch, rows, lowest, process, life)
-            world.soon(world.options.client_delay, lambda request=request: _arrive(process, life, request, carry))
+            world.soon(world.options.client_delay, lambda request=request: arrive(process, life, request, carry))
         attempt = batch.attempts
         if self.gives_up:
             self._watch(batch, process, life)
@@ -276,7 +276,10 @@ class Client:
 
     def _check_refusal(self, error: GridError) -> None:
         """What an honest client is never told."""
-        if isinstance(error, EpochTooNewError | UnknownMapError | DerivedMapError) or error.code == "INTERNAL":
+        if (
+            isinstance(error, EpochTooOldError | EpochTooNewError | UnknownMapError | DerivedMapError)
+            or error.code == "INTERNAL"
+        ):
             raise Violation(f"an honest client was told: {error.code} {error}")
 
     # Reads ------------------------------------------------------------------------------------------------------
@@ -316,7 +319,7 @@ class Client:
 
         request = ReadRequest(name, keys, as_of, at_least, answered, linearizable=linearizable)
         carry = self._carry()
-        world.soon(world.options.client_delay, lambda: _arrive(process, life, request, carry))
+        world.soon(world.options.client_delay, lambda: arrive(process, life, request, carry))
 
     def _check_read(self, request: ReadRequest, known: dict[bytes, int], process: Process, asked_at: Epoch) -> None:
         judge, node = self.world.judge, process.node
@@ -369,7 +372,7 @@ class Client:
 
         request = WriteRequest(PartitionId(partition), session, 1, 0, name, [key], values, b"", 0, None, answered)
         carry, life = self._carry(), process.life
-        world.soon(world.options.client_delay, lambda: _arrive(process, life, request, carry))
+        world.soon(world.options.client_delay, lambda: arrive(process, life, request, carry))
 
     def _forge(self) -> None:
         """A pair that nobody has seen: it may raise the epoch, and never to the limit."""
@@ -390,10 +393,10 @@ class Client:
 
         request = CloseRequest(Epoch(0), answered)
         life = process.life
-        world.soon(world.options.client_delay, lambda: _arrive(process, life, request, Carry(b"", control, epoch)))
+        world.soon(world.options.client_delay, lambda: arrive(process, life, request, Carry(b"", control, epoch)))
 
 
-def _arrive(process: Process, life: int, request: Any, carry: Carry) -> None:
+def arrive(process: Process, life: int, request: Any, carry: Carry) -> None:
     if process.life == life and process.node is not None:
         process.submit(request, carry, SECONDS)
 

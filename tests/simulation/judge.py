@@ -4,7 +4,7 @@ Its model is lists in dictionaries, filled from the records alone, valid ones by
 node keeps in memory is in it. Letters as in the protocol: I1 stamps never decrease, I2 nothing valid at or below
 `closed`, I3 effects not below their causes, I4 closed rises, I5 reads as of an epoch equal the model, I6 a group is in the log wholly, at one epoch, or not at all, I7 acknowledged
 means valid exactly once, I11 recovered state equals the model, I12 refused means never valid, I14 maps and code are
-those in force at the stamp, I15 the tails of a CLOSE cover the cut, I16 look-ups are as of the recorded epoch.
+those in force at the stamp, H holds are honoured, I15 the tails of a CLOSE cover the cut, I16 look-ups are as of the recorded epoch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.record import DATA, DELETE, EVENT, OPEN, PUT, Record, decode_record, decode_section
 from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError
 from tidegrid.grid.model.ids import CONTROL_LOG
-from tidegrid.v1.control_pb2 import ControlRecord
+from tidegrid.v1.control_pb2 import ControlRecord, Horizon
 
 from tests.simulation.content import Keys, expected, pack, unpack
 
@@ -63,6 +63,7 @@ class Judge:
         self.keys = keys
         self.limit_span = self.session_epochs = 0
         self.closed = self.horizon = self.reference_epoch = 0
+        self.holds: dict[str, tuple[int, int, int]] = {}  # (taken, epoch, expires_ms)
         self.tails: dict[int, int] = {}
         self.maps_act_at: dict[str, int] = {}
         self.codes: list[tuple[int, int]] = []  # (acts at, code)
@@ -94,7 +95,7 @@ class Judge:
     def appended(self, entry: Entry, position: int) -> None:
         self.records += 1
         if entry.log == CONTROL_LOG:
-            self._control(ControlRecord.FromString(entry.payload))
+            self._control(position, ControlRecord.FromString(entry.payload))
         else:
             self._record(int(entry.log), position, decode_record(entry.payload))
 
@@ -106,7 +107,7 @@ class Judge:
                 raise Violation(f"I6: group {group.hex()} is in the log at epochs {sorted(outcomes)} (0: not at all)")
         self._touched.clear()
 
-    def _control(self, record: ControlRecord) -> None:
+    def _control(self, position: int, record: ControlRecord) -> None:
         kind = record.WhichOneof("record")
         self.views += kind == "view"
         self.closes += kind == "close"
@@ -115,9 +116,19 @@ class Judge:
         elif kind == "close":
             self._close(record)
         elif kind == "horizon":
-            self.horizon = max(self.horizon, record.horizon.epoch)
+            self._horizon(record.horizon)
             if self.horizon > self.closed:
                 raise Violation(f"horizon {self.horizon} above closed {self.closed}")
+        elif kind == "hold":
+            taken, known = record.hold.taken, self.holds.get(record.hold.name)
+            if record.hold.epoch < self.horizon:
+                raise Violation(f"H: a hold of {record.hold.epoch} below the horizon {self.horizon}")
+            if not taken or (known is not None and known[0] == taken):
+                self.holds[record.hold.name] = (taken or position, record.hold.epoch, record.hold.expires_ms)
+        elif kind == "hold_released":
+            known = self.holds.get(record.hold_released.name)
+            if known is not None and record.hold_released.taken in (0, known[0]):
+                del self.holds[record.hold_released.name]
         elif kind == "map":
             self.maps_act_at.setdefault(record.map.spec.name, self.limit)
         elif kind == "deploy":
@@ -125,6 +136,15 @@ class Judge:
                 self.maps_act_at.setdefault(spec.name, self.limit)
             first_line = record.deploy.modules[0].source.splitlines()[0]
             self.codes.append((self.limit, int(first_line.removeprefix("CODE = "))))
+
+    def _horizon(self, record: Horizon) -> None:
+        """H: a hold ends when it has expired, and the horizon does not pass one that stands."""
+        for dropped in record.dropped:
+            known = self.holds.pop(dropped.name, None)
+            if known is not None and known[2] > record.time_ms:
+                raise Violation(f"H: hold {dropped.name} was dropped at {record.time_ms}, it expires at {known[2]}")
+        lowest = min((epoch for _, epoch, _ in self.holds.values()), default=record.epoch)
+        self.horizon = max(self.horizon, min(record.epoch, lowest))
 
     def _close(self, record: ControlRecord) -> None:
         epoch = record.close.epoch

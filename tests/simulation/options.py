@@ -55,6 +55,7 @@ class Options:
     # Load.
     clients: int = 4
     group_clients: int = 2
+    hold_clients: int = 2
     followers: int = 3
     write_delay: float = 0.02
     map_rate: float = 0.7
@@ -110,6 +111,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "deploy": {"deploy_rate": 0.0},
     "forge": {"forge_rate": 0.0},
     "groups": {"group_clients": 0},
+    "holds": {"hold_clients": 0},
     "followers": {"followers": 0},
     "history": {"history_seconds": 1e6},
 }

@@ -8,6 +8,7 @@ import pytest
 from tidegrid.grid.engine import (
     exchange,
     feed,
+    holding,
     intake,
     node,
     partition,
@@ -15,6 +16,7 @@ from tidegrid.grid.engine import (
     recent,
     reference,
     requests,
+    retention,
     writes,
 )
 from tidegrid.grid.engine.compute import Computation
@@ -22,6 +24,7 @@ from tidegrid.grid.engine.effects import Answered, Append, Purpose, Slot
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import LogTimeoutError, StorageFullError
 from tidegrid.grid.model.ids import Epoch, Position, partition_log
+from tidegrid.grid.ring.holds import Holds
 
 Patch = pytest.MonkeyPatch
 
@@ -320,6 +323,27 @@ def reclaim_beyond_the_horizon(patch: Patch) -> None:
         self.horizon = horizon
 
     patch.setattr(partition.Table, "_trim", trim)
+
+
+def holds_ignored_by_the_horizon(patch: Patch) -> None:
+    patch.setattr(retention.Retention, "_lowest", lambda self, without: [])
+    patch.setattr(Holds, "lowest", None)
+
+
+def holds_dropped_before_they_expire(patch: Patch) -> None:
+    right = retention.Retention.proposal
+    patch.setattr(retention.Retention, "proposal", lambda self, time_ms, size: right(self, time_ms + 400, size))
+
+
+def hold_decided_at_another_position(patch: Patch) -> None:
+    """What was decided before another record took the slot is appended after that one, as it is."""
+    right = holding.Holding._append
+    patch.setattr(holding.Holding, "_append", lambda self, record: right(self, self._first(record)))
+
+    def first(self: holding.Holding, record: Any) -> Any:
+        return self.__dict__.setdefault("kept", {}).setdefault(id(self._waiting[0].request), record)
+
+    patch.setattr(holding.Holding, "_first", first, raising=False)
 
 
 def feed_takes_memory_for_complete(patch: Patch) -> None:

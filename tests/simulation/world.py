@@ -26,6 +26,7 @@ from tests.simulation.clients import Client
 from tests.simulation.content import Keys, source
 from tests.simulation.followers import Follower
 from tests.simulation.grouping import GroupClient
+from tests.simulation.holding import HoldClient
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.options import LIMITS, Options
 from tests.simulation.process import Process
@@ -60,6 +61,7 @@ class World:
         self.processes = {NodeId(number): Process(self, NodeId(number)) for number in range(options.nodes)}
         self.clients = [Client(self, number) for number in range(options.clients)]
         self.clients += [GroupClient(self, options.clients + number) for number in range(options.group_clients)]
+        self.holders = [HoldClient(self, number) for number in range(options.hold_clients)]
         self.followers = [Follower(self, number) for number in range(options.followers)]
 
     # Time and chance --------------------------------------------------------------------------------------------
@@ -198,6 +200,8 @@ class World:
             process.start()
         for client in self.clients:
             client.start()
+        for holder in self.holders:
+            holder.start()
         for follower in self.followers:
             follower.start()
         self.every(options.map_rate, self.declare_map)

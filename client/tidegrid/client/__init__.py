@@ -8,6 +8,7 @@ from tidegrid.client.grid import Grid, MemberStatus, connect
 from tidegrid.client.groups import CommitGroup, GroupMap, GroupOutcome
 from tidegrid.client.grpc_transport import TlsOptions
 from tidegrid.client.history import Version
+from tidegrid.client.holds import Hold
 from tidegrid.client.map import Map
 from tidegrid.client.session import NamedSession
 from tidegrid.client.snapshot import Snapshot, SnapshotMap
@@ -25,6 +26,7 @@ __all__ = [
     "Grid",
     "GroupMap",
     "GroupOutcome",
+    "Hold",
     "Map",
     "MemberStatus",
     "NamedSession",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
 
@@ -21,10 +21,11 @@ from tidegrid.client.dispatcher import Dispatcher, backoff
 from tidegrid.client.errors import error_of
 from tidegrid.client.groups import AckWhen, CommitGroup
 from tidegrid.client.grpc_transport import GrpcTransport, TlsOptions
+from tidegrid.client.holds import HOLD_SECONDS, Hold, holding
 from tidegrid.client.map import Map
 from tidegrid.client.moment import check_number
 from tidegrid.client.routing import spec_message
-from tidegrid.client.snapshot import Snapshot
+from tidegrid.client.snapshot import Snapshot, held_later
 from tidegrid.client.token import Token, token_of
 from tidegrid.client.transport import Transport
 from tidegrid.grid.model.errors import CallerError, ConfigurationError, GridError, PeerError, UnknownMapError
@@ -97,12 +98,19 @@ class Grid:
 
     @asynccontextmanager
     async def snapshot(
-        self, *, as_of: int | datetime | None = None, at_least: int | None = None, deadline: float | None = None
+        self,
+        *,
+        as_of: int | datetime | None = None,
+        at_least: int | None = None,
+        hold: bool | None = None,
+        deadline: float | None = None,
     ) -> AsyncIterator[Snapshot]:
         """Maps as of one closed epoch: the newest, or `as_of` (an epoch, or a time with a time zone).
 
         The newest closed epoch is a little in the past: `at_least=ack.epoch` waits until the snapshot has that write.
-        Raises EpochTooOldError, EpochTooNewError, DeadlineError.
+        A snapshot that lives for longer than a second keeps its epoch readable by a hold. `hold=True` takes it at
+        once, before the block begins (for an epoch that history is about to leave); `hold=False` takes none.
+        Raises EpochTooOldError, EpochTooNewError, DeadlineError, with `hold=True` BusyError.
         """
         until = self._until(deadline)
         if as_of is not None and at_least is not None:
@@ -118,7 +126,43 @@ class Grid:
             epoch = await self._closes.wait(at_least, until)
         else:
             epoch = await self._closes.newest(until) or await self._closes.wait(1, until)
-        yield Snapshot(self, epoch)
+        snapshot = Snapshot(self, epoch)
+        if hold:
+            async with self.hold(epoch=epoch, deadline=max(0.0, until - self._loop.time())) as snapshot.hold:
+                yield snapshot
+        elif hold is None:
+            async with held_later(snapshot, lambda: self.hold(epoch=epoch, deadline=deadline)):
+                yield snapshot
+        else:
+            yield snapshot
+
+    def hold(
+        self,
+        *,
+        name: str | None = None,
+        epoch: int | None = None,
+        seconds: float = HOLD_SECONDS,
+        owner: str | None = None,
+        deadline: float | None = None,
+    ) -> AbstractAsyncContextManager[Hold]:
+        """Keeps reads as of `epoch` (the newest closed one) and later possible while the block runs.
+
+            async with grid.hold(name="nightly report") as hold:
+                await prices.get(key, as_of=hold.epoch)
+
+        It renews itself and is released at the end; if this client dies, it expires after `seconds`. `name`: of its
+        own unless given; to take a name that somebody has ends the other's hold. `owner` is for people. The grid bounds
+        how long an epoch is held (an hour, unless configured) and how much memory holds cost: `hold.check()` raises
+        HoldLostError when it has ended this one. Raises EpochTooOldError, EpochTooNewError, BusyError (too many
+        holds), DeadlineError.
+        """
+        check_number("epoch", epoch, 1, 1 << 64)
+        return holding(self._dispatcher, name, epoch or 0, seconds, owner, self._until(deadline))
+
+    async def release_hold(self, name: str, *, deadline: float | None = None) -> None:
+        """Ends a hold, whoever has it: its owner is told HoldLostError. No error if there is none of that name."""
+        request = grid_pb2.HoldRequest(name=name, release=True)
+        await self._dispatcher.ask("Hold", request, self._until(deadline))
 
     def commit_group(self, *, deadline: float | None = None, ack: AckWhen = "durable") -> CommitGroup:
         """Writes that are stored together, in one epoch, or not at all.

@@ -24,6 +24,8 @@ class ControlRecord(google.protobuf.message.Message):
     HORIZON_FIELD_NUMBER: builtins.int
     MAP_FIELD_NUMBER: builtins.int
     DEPLOY_FIELD_NUMBER: builtins.int
+    HOLD_FIELD_NUMBER: builtins.int
+    HOLD_RELEASED_FIELD_NUMBER: builtins.int
     @property
     def created(self) -> global___GridCreated: ...
     @property
@@ -36,6 +38,10 @@ class ControlRecord(google.protobuf.message.Message):
     def map(self) -> global___MapDeclared: ...
     @property
     def deploy(self) -> global___Deploy: ...
+    @property
+    def hold(self) -> global___Hold: ...
+    @property
+    def hold_released(self) -> global___HoldReleased: ...
     def __init__(
         self,
         *,
@@ -45,10 +51,12 @@ class ControlRecord(google.protobuf.message.Message):
         horizon: global___Horizon | None = ...,
         map: global___MapDeclared | None = ...,
         deploy: global___Deploy | None = ...,
+        hold: global___Hold | None = ...,
+        hold_released: global___HoldReleased | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "horizon", b"horizon", "map", b"map", "record", b"record", "view", b"view"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "horizon", b"horizon", "map", b"map", "record", b"record", "view", b"view"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["record", b"record"]) -> typing.Literal["created", "view", "close", "horizon", "map", "deploy"] | None: ...
+    def HasField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "hold", b"hold", "hold_released", b"hold_released", "horizon", b"horizon", "map", b"map", "record", b"record", "view", b"view"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "hold", b"hold", "hold_released", b"hold_released", "horizon", b"horizon", "map", b"map", "record", b"record", "view", b"view"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["record", b"record"]) -> typing.Literal["created", "view", "close", "horizon", "map", "deploy", "hold", "hold_released"] | None: ...
 
 global___ControlRecord = ControlRecord
 
@@ -205,18 +213,89 @@ global___Close = Close
 
 @typing.final
 class Horizon(google.protobuf.message.Message):
+    """Moves the horizon to `epoch`, or to the lowest hold that is left once those of `dropped` are gone."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    DROPPED_FIELD_NUMBER: builtins.int
     epoch: builtins.int
+    time_ms: builtins.int
+    """of the proposer's clock, by which it found holds expired"""
+    @property
+    def dropped(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HoldReleased]:
+        """holds that count no longer, as the proposer found"""
+
     def __init__(
         self,
         *,
         epoch: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        dropped: collections.abc.Iterable[global___HoldReleased] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dropped", b"dropped", "epoch", b"epoch", "time_ms", b"time_ms"]) -> None: ...
 
 global___Horizon = Horizon
+
+@typing.final
+class Hold(google.protobuf.message.Message):
+    """The horizon does not pass `epoch` while it stands. A hold ends by HoldReleased or by a Horizon that drops it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    SINCE_MS_FIELD_NUMBER: builtins.int
+    EXPIRES_MS_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    owner: builtins.str
+    """for people: client, host, process"""
+    epoch: builtins.int
+    since_ms: builtins.int
+    """held at this epoch since"""
+    expires_ms: builtins.int
+    """a Horizon of that time or later may drop it"""
+    taken: builtins.int
+    """0: takes a new hold, in place of one of that name. Else the position of the record that"""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        owner: builtins.str = ...,
+        epoch: builtins.int = ...,
+        since_ms: builtins.int = ...,
+        expires_ms: builtins.int = ...,
+        taken: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "expires_ms", b"expires_ms", "name", b"name", "owner", b"owner", "since_ms", b"since_ms", "taken", b"taken"]) -> None: ...
+
+global___Hold = Hold
+
+@typing.final
+class HoldReleased(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
+    CAUSE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    taken: builtins.int
+    """as in Hold; 0: whatever hold has that name"""
+    cause: builtins.int
+    """1 released, 2 taken over, 3 expired, 4 history too large"""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        taken: builtins.int = ...,
+        cause: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "name", b"name", "taken", b"taken"]) -> None: ...
+
+global___HoldReleased = HoldReleased
 
 @typing.final
 class KeyField(google.protobuf.message.Message):

@@ -994,6 +994,82 @@ class HistoryReply(google.protobuf.message.Message):
 global___HistoryReply = HistoryReply
 
 @typing.final
+class HoldRequest(google.protobuf.message.Message):
+    """Takes a hold on history, renews it or moves it forward (`taken` of the reply that gave it), or releases it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    FOR_MS_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
+    RELEASE_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    owner: builtins.str
+    """for people: client, host, process"""
+    epoch: builtins.int
+    """reads as of it stay possible; 0: the newest closed one, or with `taken` the one that is held"""
+    for_ms: builtins.int
+    """from now, unless renewed; at most what the grid allows"""
+    taken: builtins.int
+    """0: take it, from whoever has that name"""
+    release: builtins.bool
+    """with `taken` 0: whatever hold has that name"""
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        name: builtins.str = ...,
+        owner: builtins.str = ...,
+        epoch: builtins.int = ...,
+        for_ms: builtins.int = ...,
+        taken: builtins.int = ...,
+        release: builtins.bool = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deadline_ms", b"deadline_ms", "epoch", b"epoch", "for_ms", b"for_ms", "name", b"name", "owner", b"owner", "release", b"release", "taken", b"taken"]) -> None: ...
+
+global___HoldRequest = HoldRequest
+
+@typing.final
+class HoldReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
+    LEFT_MS_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    epoch: builtins.int
+    taken: builtins.int
+    left_ms: builtins.int
+    """until it expires"""
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        epoch: builtins.int = ...,
+        taken: builtins.int = ...,
+        left_ms: builtins.int = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error", "left_ms", b"left_ms", "taken", b"taken"]) -> None: ...
+
+global___HoldReply = HoldReply
+
+@typing.final
 class StatusRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1109,6 +1185,39 @@ class Hindrance(google.protobuf.message.Message):
 global___Hindrance = Hindrance
 
 @typing.final
+class HoldStatus(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    AGE_MS_FIELD_NUMBER: builtins.int
+    LEFT_MS_FIELD_NUMBER: builtins.int
+    HOLDS_BACK_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    owner: builtins.str
+    epoch: builtins.int
+    age_ms: builtins.int
+    """since it was taken, or moved to this epoch"""
+    left_ms: builtins.int
+    """until it expires; 0: it has"""
+    holds_back: builtins.bool
+    """without it the horizon would be further on"""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        owner: builtins.str = ...,
+        epoch: builtins.int = ...,
+        age_ms: builtins.int = ...,
+        left_ms: builtins.int = ...,
+        holds_back: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age_ms", b"age_ms", "epoch", b"epoch", "holds_back", b"holds_back", "left_ms", b"left_ms", "name", b"name", "owner", b"owner"]) -> None: ...
+
+global___HoldStatus = HoldStatus
+
+@typing.final
 class NodeStatus(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1132,6 +1241,7 @@ class NodeStatus(google.protobuf.message.Message):
     TICK_MS_FIELD_NUMBER: builtins.int
     HINDRANCE_FIELD_NUMBER: builtins.int
     CLOSED_AGE_MS_FIELD_NUMBER: builtins.int
+    HOLDS_FIELD_NUMBER: builtins.int
     node: builtins.int
     incarnation: builtins.int
     address: builtins.str
@@ -1162,6 +1272,8 @@ class NodeStatus(google.protobuf.message.Message):
     def hindrance(self) -> global___Hindrance:
         """as held_back_by; absent: no one"""
 
+    @property
+    def holds(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HoldStatus]: ...
     def __init__(
         self,
         *,
@@ -1185,9 +1297,10 @@ class NodeStatus(google.protobuf.message.Message):
         tick_ms: builtins.int = ...,
         hindrance: global___Hindrance | None = ...,
         closed_age_ms: builtins.int = ...,
+        holds: collections.abc.Iterable[global___HoldStatus] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["hindrance", b"hindrance"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "closed_age_ms", b"closed_age_ms", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "hindrance", b"hindrance", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "closed_age_ms", b"closed_age_ms", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "hindrance", b"hindrance", "holds", b"holds", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 

@@ -80,6 +80,11 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.HistoryRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.HistoryReply.FromString,
                 _registered_method=True)
+        self.Hold = channel.unary_unary(
+                '/tidegrid.v1.Grid/Hold',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.HoldRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.HoldReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/tidegrid.v1.Grid/Status',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.StatusRequest.SerializeToString,
@@ -160,6 +165,12 @@ class GridServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hold(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -233,6 +244,11 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.History,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.HistoryRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.HistoryReply.SerializeToString,
+            ),
+            'Hold': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.HoldRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.HoldReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -499,6 +515,33 @@ class Grid(object):
             '/tidegrid.v1.Grid/History',
             tidegrid_dot_v1_dot_grid__pb2.HistoryRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.HistoryReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Hold',
+            tidegrid_dot_v1_dot_grid__pb2.HoldRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.HoldReply.FromString,
             options,
             channel_credentials,
             insecure,

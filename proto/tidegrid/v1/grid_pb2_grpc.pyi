@@ -66,6 +66,11 @@ class GridStub:
         tidegrid.v1.grid_pb2.HistoryReply,
     ]
 
+    Hold: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.HoldRequest,
+        tidegrid.v1.grid_pb2.HoldReply,
+    ]
+
     Status: grpc.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.StatusRequest,
         tidegrid.v1.grid_pb2.StatusReply,
@@ -135,6 +140,11 @@ class GridAsyncStub:
     History: grpc.aio.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.HistoryRequest,
         tidegrid.v1.grid_pb2.HistoryReply,
+    ]
+
+    Hold: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.HoldRequest,
+        tidegrid.v1.grid_pb2.HoldReply,
     ]
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
@@ -225,6 +235,13 @@ class GridServicer(metaclass=abc.ABCMeta):
         request: tidegrid.v1.grid_pb2.HistoryRequest,
         context: _ServicerContext,
     ) -> typing.Union[tidegrid.v1.grid_pb2.HistoryReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.HistoryReply]]: ...
+
+    @abc.abstractmethod
+    def Hold(
+        self,
+        request: tidegrid.v1.grid_pb2.HoldRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.HoldReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.HoldReply]]: ...
 
     @abc.abstractmethod
     def Status(

@@ -265,6 +265,17 @@ def test_a_checkpoint_that_does_not_parse_is_refused(damaged: bytes) -> None:
         ControlState.from_bytes(damaged)
 
 
+def test_a_checkpoint_of_before_there_were_holds_is_read() -> None:
+    state = folded(close(3, 100), declare(MapSpec("m")), close(5, 200))
+    version, *content, holds = msgpack.unpackb(state.to_bytes())
+    assert version == 2 and holds == [[], []]
+    assert ControlState.from_bytes(msgpack.packb([1, *content])) == state
+    with pytest.raises(FormatError):
+        ControlState.from_bytes(msgpack.packb([1, *content, holds]))
+    with pytest.raises(FormatError, match="version 3"):
+        ControlState.from_bytes(msgpack.packb([3, *content, holds]))
+
+
 epochs = st.integers(1, 40)
 nodes = st.integers(1, 3)
 specs = st.builds(
@@ -284,7 +295,19 @@ records = st.one_of(
         st.dictionaries(st.integers(0, 3), st.tuples(nodes, st.integers(1, 5), st.integers(1, 9))),
     ),
     st.builds(lambda e: control_pb2.ControlRecord(horizon=control_pb2.Horizon(epoch=e)), epochs),
-)
+    st.builds(
+        lambda name, epoch, taken: control_pb2.ControlRecord(
+            hold=control_pb2.Hold(name=name, owner="o", epoch=epoch, since_ms=1, expires_ms=9, taken=taken)
+        ),
+        st.sampled_from("hij"), epochs, st.sampled_from([0, 0, 4, 7, 10]),
+    ),
+    st.builds(
+        lambda name, cause: control_pb2.ControlRecord(
+            hold_released=control_pb2.HoldReleased(name=name, cause=cause)
+        ),
+        st.sampled_from("hij"), st.integers(0, 9),
+    ),
+)  # fmt: skip
 
 
 @settings(deadline=None)
@@ -299,6 +322,7 @@ def test_fold_from_a_checkpoint_equals_fold_from_the_start(
     for index, record in enumerate(log[cut:], cut + 1):
         twin, other = first.apply(Position(3 * index + 1), record), second.apply(Position(3 * index + 1), record)
         assert twin == other
+        assert all(hold.epoch >= second.horizon for hold in second.holds)
     assert second == whole
     assert second.view == whole.view and second.tails == whole.tails and second.deployments == whole.deployments
     for epoch in map(Epoch, range(60)):

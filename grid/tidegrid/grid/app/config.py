@@ -38,6 +38,7 @@ class ServeOptions:
     tick_ms: float = 20.0  # between closes of epochs: shorter shows changes sooner, longer costs less when idle
     history_seconds: float = 3600.0  # versions kept in memory for as-of reads: longer costs memory
     history_bytes: int = 1 << 30  # and at most so much of them, per node
+    hold_seconds: float = 3600.0  # a client may hold an epoch against both, for so long at most
     checkpoint_bytes: int = 512 << 20  # written between checkpoints: less makes restarts faster, and writes more
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -65,6 +66,8 @@ class ServeOptions:
             raise ConfigurationError(f"tick_ms is {self.tick_ms:g}; it lies between 1 and 60000 milliseconds")
         if self.history_bytes < 0 or self.checkpoint_bytes < 1:
             raise ConfigurationError("history_bytes is 0 or more, checkpoint_bytes is 1 or more")
+        if self.hold_seconds < 0:
+            raise ConfigurationError("hold_seconds is 0 or more")
         return self
 
     @property

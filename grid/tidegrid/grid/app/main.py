@@ -6,6 +6,7 @@ import typer
 from tidegrid.grid.app.commands.delete import delete
 from tidegrid.grid.app.commands.get import get
 from tidegrid.grid.app.commands.history import history
+from tidegrid.grid.app.commands.holds import holds
 from tidegrid.grid.app.commands.load import load
 from tidegrid.grid.app.commands.map import maps
 from tidegrid.grid.app.commands.put import put
@@ -39,6 +40,7 @@ for read_or_write in (load, put, delete, get, scan, history):
     app.command(rich_help_panel=_DATA)(read_or_write)
 for follow in (subscribe, replica, status, ring):
     app.command(rich_help_panel=_FOLLOW)(follow)
+app.add_typer(holds, name="holds", rich_help_panel=_FOLLOW)
 
 
 def run() -> None:

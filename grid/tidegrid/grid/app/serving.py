@@ -24,6 +24,7 @@ from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.ids import NodeId
+from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.rpc.grid_service import GridService
 from tidegrid.grid.rpc.peers import GrpcPeers
 from tidegrid.grid.rpc.server import NodeServer
@@ -156,6 +157,7 @@ def grid_options(options: ServeOptions) -> GridOptions:
         history_seconds=options.history_seconds,
         history_bytes_max=options.history_bytes,
         checkpoint_bytes=options.checkpoint_bytes,
+        limits=Limits(hold_seconds_max=options.hold_seconds),
     ).validate()
 
 

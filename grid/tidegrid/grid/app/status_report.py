@@ -37,6 +37,7 @@ def status_record(grid_id: bytes, partitions: int, members: Sequence[MemberStatu
         "epoch": max((status.epoch for status in answered), default=0),
         "horizon": max((status.horizon for status in answered), default=0),
         "held_back_by": hindrances(answered),
+        "holds": holds(answered),
         "followers": [
             {"node": status.node, **plain(feed), "lag_epochs": max(0, closed - feed.after)}
             for status in answered
@@ -66,6 +67,8 @@ def status_view(record: dict[str, Any], width: int) -> list[RenderableType]:
         Text(f"node {node['node']} at {node['address']}: {node['error']['message']}", style="red") for node in silent
     ]
     view += [Text(""), _partitions(record), Text(""), _followers(record)]
+    if record["holds"]:
+        view += [Text(""), holds_table(record["holds"])]
     return view
 
 
@@ -73,6 +76,17 @@ def hindrances(answered: Sequence[grid_pb2.NodeStatus]) -> list[dict[str, Any]]:
     """Who holds time back, the oldest first: partition (None: all of a node's), node, epoch, age_ms, words."""
     found = [plain(status.hindrance) for status in answered if status.HasField("hindrance")]
     return sorted(found, key=lambda hindrance: -hindrance["age_ms"])
+
+
+def holds(answered: Sequence[grid_pb2.NodeStatus]) -> list[dict[str, Any]]:
+    """Who holds history, the oldest epoch first, as told by who has read most of the control log.
+
+    `holds_back`: without it the horizon would be further on, as far as any node has seen.
+    """
+    newest = max(answered, key=lambda status: status.control, default=None)
+    back = {hold.name for status in answered for hold in status.holds if hold.holds_back}
+    told = newest.holds if newest is not None else ()
+    return [{**plain(hold), "holds_back": hold.name in back} for hold in told]
 
 
 def held_back_text(held: Sequence[dict[str, Any]]) -> str:
@@ -147,6 +161,22 @@ def _followers(record: dict[str, Any]) -> RenderableType:
             "log" if feed["from_log"] else "memory",
         )  # fmt: skip
     return table
+
+
+def holds_table(held: Sequence[dict[str, Any]]) -> Table:
+    table = _table("<hold", "<owner", "epoch", "age", "expires in", "<history")
+    for hold in held:
+        table.add_row(
+            hold["name"], hold["owner"], f"{hold['epoch']:,}", seconds_text(hold["age_ms"]),
+            seconds_text(hold["left_ms"]) if hold["left_ms"] else "expired",
+            "held back by this" if hold["holds_back"] else "",
+        )  # fmt: skip
+    return table
+
+
+def seconds_text(milliseconds: int) -> str:
+    seconds = milliseconds // 1_000
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
 def size_text(count: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tidegrid.grid.engine.group import GroupRequest
+from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
@@ -90,7 +91,9 @@ class Tell:
 class Answered:
     """These requests are complete: their answers are in them."""
 
-    requests: Sequence[WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest]
+    requests: Sequence[
+        WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest | HoldRequest
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from tidegrid.grid.engine.catalog import MapEntry
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.effects import Answered, Effect, ReadControl
 from tidegrid.grid.engine.group import GroupRequest
+from tidegrid.grid.engine.hold import HoldRequest
+from tidegrid.grid.engine.holding import Holding
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest, ScanRequest
 from tidegrid.grid.engine.reference import ReferenceCopies
@@ -41,7 +43,7 @@ from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.ring.ring import Carried, Ring
 
-Request = WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest
+Request = WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest | HoldRequest
 Commit = Callable[[GroupRequest, float], None]
 """Takes a commit group with its deadline. Raises a GridError."""
 
@@ -95,6 +97,7 @@ class Intake:
         self._commit = commit
         self._waits = Waits()
         self._tails = TailChecks(emit)
+        self.holding = Holding(control, limits, emit)
         self._decided = 0  # frames that landed or failed while somebody waited for one
 
     def submit(self, request: Request, carry: Carry, deadline: float) -> None:
@@ -131,6 +134,9 @@ class Intake:
             return self._await_close(request)
         if isinstance(request, GroupRequest):
             self._commit(request, pending.deadline)
+            return None
+        if isinstance(request, HoldRequest):
+            self.holding.submit(self.now, self.time_ms, request, pending.deadline)
             return None
         if isinstance(request, EpochAtRequest):
             self._epoch_at(request)
@@ -321,6 +327,7 @@ class Intake:
         for kind, pending in self._waits.expired(self.now):
             late = f"the deadline passed while waiting for {kind.value}; see `tidegrid status` for who holds time back"
             self._refuse(pending.request, DeadlineError(late))
+        self.holding.time_passed(self.now, self.time_ms)
 
     def stop(self) -> None:
         """Refuses what is new, and what waits for something else than the log."""
@@ -328,9 +335,12 @@ class Intake:
         unread, self.unread = self.unread, []
         for pending in [*unread, *self._waits.drop_all()]:
             self._refuse(pending.request, StoppingError.of())
+        self.holding.fail(StoppingError.of())
 
     def deadline(self) -> float | None:
-        return self._waits.deadline()
+        return min(
+            (time for time in (self._waits.deadline(), self.holding.deadline()) if time is not None), default=None
+        )
 
     @property
     def waiting_for(self) -> Epoch:

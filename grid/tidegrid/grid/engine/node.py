@@ -247,6 +247,7 @@ class Node:
                     self._learn(event)
         self.ring.control_applied(instant.now)
         self.tenure.control_applied(instant.now)
+        self.intake.holding.control_applied(*instant)
         self._collect_ring()
         self._follow_references()
 
@@ -279,12 +280,15 @@ class Node:
             self.ring.close_failed(instant.now, effect.expected, error)
         elif kind == "view":
             self.tenure.membership.failed(effect.expected)
+        else:
+            self.intake.holding.failed(instant.now, effect, error)
 
     def fail(self, error: GridError) -> None:
         """The log is dead for this process (rule F3)."""
         self.writes.fail(error)
         self.tenure.fail()
         self.groups.fail(error)
+        self.intake.holding.fail(error)
 
     def _refresh_maps(self) -> None:
         declared = {name: spec.stateful for name, spec in self.control.declared.items()}

@@ -205,6 +205,20 @@ class EpochTooOldError(CallerError):
         )
 
 
+class HoldLostError(CallerError):
+    """A hold on history is gone, though its owner did not release it. Fields: name, reason."""
+
+    code = "HOLD_LOST"
+
+    @classmethod
+    def of(cls, name: str, reason: str) -> HoldLostError:
+        return cls(
+            f"the hold {name!r} on history is gone: {reason}; take a new one, at an epoch that there still is",
+            name=name,
+            reason=reason,
+        )
+
+
 class EpochTooNewError(CallerError):
     """Fields: requested, limit."""
 

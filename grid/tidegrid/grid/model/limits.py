@@ -27,3 +27,6 @@ class Limits:
     answer_bytes_max: int = 3 * 1024 * 1024  # of one answer to reads; a scan goes on, a read of many keys is split
     subscriptions_max: int = 1_000  # per node
     maps_max: int = 1_000
+    holds_max: int = 1_000  # on history, in the whole grid: every node keeps the list, and looks through it
+    hold_seconds_max: float = 3600.0  # at one epoch: how long a client, gone or not, keeps history in memory
+    hold_text_bytes_max: int = 512  # of a hold's name, and of its owner

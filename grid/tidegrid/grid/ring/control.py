@@ -5,10 +5,11 @@ exactly once, and holds the same state as every other that has applied the same 
 declaration are learned in no other way (rule C2).
 
 Invariants: positions increase; `closed`, `horizon`, the limit and every term never decrease; a CLOSE at or below
-`closed` and a HORIZON at or below `horizon` change nothing; fold of (checkpoint + the records after it) equals fold
-of all records.
+`closed` and a HORIZON at or below `horizon` move nothing; the horizon does not pass a hold; fold of (checkpoint + the
+records after it) equals fold of all records.
 
 Checkpoint: `to_bytes` is msgpack of [version, position, grid, view, closes, declarations, ...], see `to_bytes`.
+Version 1 is the same without the holds at the end.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from tidegrid.grid.model.errors import CorruptionError, FormatError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.ring.declarations import Declarations, Deployment, spec_from
+from tidegrid.grid.ring.holds import Holds
 from tidegrid.grid.ring.view import ViewState, changed_nodes, view_from, view_message
 from tidegrid.v1 import control_pb2
 
-CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_VERSION: Final = 2
+READABLE_VERSIONS: Final = (1, 2)
 CLOSES_MAX: Final = 16_384  # remembered (time, epoch) pairs; the older half is thinned evenly when there are more
 LIMIT_SPAN_MIN: Final = 3  # with less, no floor would ever pass `closed`
 
@@ -94,6 +97,7 @@ class ControlState:
         self._tails: dict[PartitionId, Position] = {}
         self._reference_epoch = Epoch(0)
         self._horizon = Epoch(0)
+        self._holds = Holds()
         self._declarations = Declarations()
 
     # The grid ---------------------------------------------------------------------------------------------------
@@ -162,6 +166,11 @@ class ControlState:
     @property
     def horizon(self) -> Epoch:
         return self._horizon
+
+    @property
+    def holds(self) -> Holds:
+        """Read only."""
+        return self._holds
 
     def epoch_closed_at(self, time_ms: int) -> Epoch | None:
         """The highest remembered epoch closed at or before a wall time; None if that is before all of them.
@@ -245,11 +254,17 @@ class ControlState:
         if kind == "close":
             return self._close(record.close)
         if kind == "horizon":
-            return self._move_horizon(Epoch(record.horizon.epoch))
+            return self._move_horizon(record.horizon)
         if kind == "map":
             return self._add_map(spec_from(record.map.spec))
-        assert kind == "deploy", kind
-        return self._deploy(position, record.deploy)
+        if kind == "deploy":
+            return self._deploy(position, record.deploy)
+        if kind == "hold":
+            self._holds.apply(position, record.hold, self._horizon)
+        else:
+            assert kind == "hold_released", kind
+            self._holds.release(record.hold_released)
+        return ()
 
     def _create(self, created: control_pb2.GridCreated) -> tuple[ControlEvent, ...]:
         self._grid_id = bytes(created.grid_id)
@@ -289,7 +304,12 @@ class ControlState:
             self._close_times_ms[:half] = [self._close_times_ms[index] for index in kept]
             self._close_epochs[:half] = [self._close_epochs[index] for index in kept]
 
-    def _move_horizon(self, epoch: Epoch) -> tuple[ControlEvent, ...]:
+    def _move_horizon(self, horizon: control_pb2.Horizon) -> tuple[ControlEvent, ...]:
+        for dropped in horizon.dropped:
+            self._holds.release(dropped)
+        epoch, held = Epoch(horizon.epoch), self._holds.lowest
+        if held is not None:
+            epoch = min(epoch, held)
         if epoch <= self._horizon:
             return ()
         self._horizon = epoch
@@ -331,6 +351,7 @@ class ControlState:
             [self._close_times_ms, self._close_epochs],
             sorted(self._tails.items()),
             self._declarations.to_plain(),
+            self._holds.to_plain(),
         ]
         packed = msgpack.packb(plain)
         assert isinstance(packed, bytes)
@@ -342,13 +363,15 @@ class ControlState:
         state = cls()
         try:
             plain = msgpack.unpackb(data)
-            if plain[0] != CHECKPOINT_VERSION:
+            if plain[0] not in READABLE_VERSIONS:
                 raise FormatError(
-                    f"the control checkpoint has version {plain[0]}, this program knows {CHECKPOINT_VERSION}; "
+                    f"the control checkpoint has version {plain[0]}, this program knows up to {CHECKPOINT_VERSION}; "
                     "use the version that wrote it",
                     version=plain[0],
                 )
-            _, state._position, grid, view, changed, terms, times, closes, tails, declarations = plain
+            if plain[0] == 1:
+                plain = [*plain, Holds().to_plain()]
+            _, state._position, grid, view, changed, terms, times, closes, tails, declarations, holds = plain
             state._grid_id, state._partitions, state._limit_span, state._session_epochs = grid
             state._view = view_from(Position(view[0]), control_pb2.View.FromString(view[1]))
             state._changed_at = {NodeId(node): Position(position) for node, position in changed}
@@ -357,6 +380,7 @@ class ControlState:
             state._close_times_ms, state._close_epochs = closes
             state._tails = {PartitionId(partition): Position(position) for partition, position in tails}
             state._declarations = Declarations.from_plain(declarations)
+            state._holds = Holds.from_plain(holds)
         except FormatError:
             raise
         except Exception as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.history import Cursor
+from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ScanRequest
 from tidegrid.grid.model.errors import GridError
@@ -48,6 +49,7 @@ class GridService:
             "WaitEpoch": self.wait_epoch,
             "EpochAt": self.epoch_at,
             "History": self.history,
+            "Hold": self.hold,
             "Status": self.status,
             "Put": self._json.put,
             "Delete": self._json.delete,
@@ -167,6 +169,19 @@ class GridService:
         except GridError as error:
             return grid_pb2.HistoryReply(carry=self.carry(), error=error_message(error))
         return history_reply(self.carry(), page)
+
+    async def hold(self, request: grid_pb2.HoldRequest) -> grid_pb2.HoldReply:
+        held: HoldRequest = await self._submit(
+            lambda answered: HoldRequest(
+                request.name, request.owner, Epoch(request.epoch), request.for_ms, answered,
+                taken=Position(request.taken), release=request.release,
+            ),
+            request.carry, request.deadline_ms,
+        )  # fmt: skip
+        if held.error is not None:
+            return grid_pb2.HoldReply(carry=self.carry(), error=error_message(held.error))
+        left_ms = max(0, held.expires_ms - self._driver.instant().time_ms)
+        return grid_pb2.HoldReply(carry=self.carry(), epoch=held.epoch, taken=held.taken, left_ms=left_ms)
 
     async def status(self, _request: grid_pb2.StatusRequest) -> grid_pb2.StatusReply:
         return grid_pb2.StatusReply(

@@ -28,6 +28,7 @@ _UNARY = {
     "WaitEpoch": grid_pb2.WaitEpochRequest,
     "EpochAt": grid_pb2.EpochAtRequest,
     "History": grid_pb2.HistoryRequest,
+    "Hold": grid_pb2.HoldRequest,
     "Status": grid_pb2.StatusRequest,
     "Put": grid_pb2.PutRequest,
     "Delete": grid_pb2.DeleteRequest,

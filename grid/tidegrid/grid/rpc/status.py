@@ -38,7 +38,23 @@ def node_status(driver: Driver, feeds: Feeds, options: GridOptions) -> grid_pb2.
         storage_full=writes.storage_full,
         tick_ms=int((options.tick or 0) * 1000),
         closed_age_ms=closed_age_ms(driver),
+        holds=_holds(driver),
     )
+
+
+def _holds(driver: Driver) -> list[grid_pb2.HoldStatus]:
+    node, time_ms = driver.node, driver.instant().time_ms
+    return [
+        grid_pb2.HoldStatus(
+            name=hold.name,
+            owner=hold.owner,
+            epoch=hold.epoch,
+            age_ms=max(0, time_ms - hold.since_ms),
+            left_ms=max(0, hold.expires_ms - time_ms),
+            holds_back=hold.name in node.retention.held_back_by,
+        )
+        for hold in sorted(node.control.holds, key=lambda hold: (hold.epoch, hold.taken))
+    ]
 
 
 def _partition(partition: Partition) -> grid_pb2.PartitionStatus:

@@ -87,6 +87,13 @@ def serve(
             help="And at most so much of them per node, whichever comes first. \\[default: 1GiB]",
         ),
     ] = None,
+    hold_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--hold-seconds", metavar="S", rich_help_panel=_TIME,
+            help="The longest that a client may hold an epoch against both. See `tidegrid holds`. \\[default: 3600]",
+        ),
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(
@@ -165,6 +172,7 @@ def serve(
         "data": data, "memory": memory, "nodes": nodes, "partitions": partitions, "tick_ms": tick_ms, "host": host,
         "triggers": tuple(triggers) if triggers else None, "history_seconds": history_seconds, "port": port,
         "history_bytes": None if history_bytes is None else bytes_from(history_bytes), "peer_port": peer_port,
+        "hold_seconds": hold_seconds,
         "checkpoint_bytes": None if checkpoint_bytes is None else bytes_from(checkpoint_bytes), "advertise": advertise,
         "tls_cert": tls_cert, "tls_key": tls_key, "tls_ca": tls_ca, "ready_file": ready_file, "verbose": verbose,
     }  # fmt: skip
