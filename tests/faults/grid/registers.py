@@ -47,7 +47,7 @@ class Registers:
             await stage.think()
             key, value = stage.choose.choice(own), value + 1
             try:
-                ack = await stage.book.write(f"put {key}", registers.put(key, value))
+                ack = await stage.book.write(f"put {key}", registers.put(key, value, deadline=stage.patience()))
                 last = self._acknowledged.get(key, 0)
                 stage.book.expect(ack.version > last, f"{key}: acknowledged as version {ack.version} after {last}")
                 self._acknowledged[key] = max(last, ack.version)

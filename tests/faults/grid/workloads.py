@@ -37,6 +37,10 @@ class Stage:
         assert self.stop is not None
         return self.stop.is_set()
 
+    def patience(self) -> float | None:
+        """Seconds for one operation: now and then too few to live through a take-over, so that outcomes stay unknown."""
+        return self.choose.uniform(0.2, 2.0) if self.choose.random() < 0.25 else None
+
     async def think(self) -> None:
         """Clients that do not think would only measure how busy this process is."""
         await asyncio.sleep(self.choose.uniform(0, 2 * self.pause))
