@@ -59,6 +59,7 @@ class Run:
     nodes: int = 3
     evict_seconds: float = 3.0
     clients: int = 4
+    hermits: int = 6
     pause: float = 0.02
     deadline: float = 10.0
     book: Book = field(default_factory=Book)
@@ -83,8 +84,8 @@ class Run:
             self.counts = host.counts
             try:
                 await host.start()
-                async with self._clients(host) as clients:
-                    stage = Stage(self.book, choose, clients, self.pause, asyncio.Event())
+                async with self._clients(host, self.clients) as clients, self._clients(host, self.hermits) as hermits:
+                    stage = Stage(self.book, choose, clients, self.pause, asyncio.Event(), hermits)
                     for workload in workloads:
                         await workload.prepare(stage)
                     await self._suffer(host, stage, workloads)
@@ -97,7 +98,7 @@ class Run:
                 await host.stop()
                 self.phase = "restarts"
                 await host.start()
-                async with self._clients(host) as clients:
+                async with self._clients(host, self.clients) as clients:
                     self.phase = "is checked again"
                     stage = Stage(self.book, choose, clients)
                     for workload in workloads:
@@ -144,10 +145,10 @@ class Run:
             raise
 
     @asynccontextmanager
-    async def _clients(self, host: Host) -> AsyncIterator[list[Grid]]:
+    async def _clients(self, host: Host, count: int) -> AsyncIterator[list[Grid]]:
         async with contextlib.AsyncExitStack() as stack:
             clients: list[Grid] = []
-            for number in range(self.clients):
+            for number in range(count):
                 addresses = host.addresses
                 ordered = addresses[number % len(addresses) :] + addresses[: number % len(addresses)]
                 async with asyncio.timeout(START_SECONDS):

@@ -166,7 +166,7 @@ class FaultyGrid:
             node.gate.links.cut = False
             if node.gate.is_dead:
                 await self.revive(me)
-            elif not node.gate.is_open:
+            else:
                 node.gate.resume()
         if self.grid.failure is not None:
             raise self.grid.failure

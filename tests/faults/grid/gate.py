@@ -1,7 +1,8 @@
 """A gate around one node: what enters and leaves it passes, waits, or is gone for good.
 
     open <--> paused      everything that would enter waits, and is delivered in order when it opens again
-    any  --> dead         nothing enters or leaves any more; appends that were issued may land, and it never hears of it
+    open  --> stalled     the log takes appends and does not say what came of them; it goes on to paused, dead or open
+    any   --> dead        nothing enters or leaves any more; appends that were issued may land, and it never hears of it
 
 It stands at all seams of the node: client requests (GatedService), messages and timers (GatedDriver), the outcomes and
 reads of the log (GatedLog), messages to other nodes (GatedPeers). The links to other nodes may be cut or bad while the
@@ -40,6 +41,7 @@ T = TypeVar("T")
 
 class State(enum.Enum):
     OPEN = "open"
+    STALLED = "stalled"
     PAUSED = "paused"
     DEAD = "dead"
 
@@ -65,7 +67,7 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        return self._state is State.OPEN
+        return self._state in (State.OPEN, State.STALLED)
 
     @property
     def is_dead(self) -> bool:
@@ -73,14 +75,21 @@ class Gate:
 
     def enter(self, act: Callable[[], None]) -> None:
         """Now, later or never."""
-        if self._state is State.OPEN:
+        if self.is_open:
             act()
         elif self._state is State.PAUSED:
             self._held.append(act)
 
+    def tell(self, outcome: Callable[[], None]) -> None:
+        """As `enter`, for what came of an append."""
+        if self._state is State.STALLED:
+            self._held.append(outcome)
+        else:
+            self.enter(outcome)
+
     async def passed(self) -> None:
         """Returns when the gate is open."""
-        while self._state is not State.OPEN:
+        while not self.is_open:
             await self._open.wait()
 
     async def through(self, work: Awaitable[T]) -> T:
@@ -89,13 +98,17 @@ class Gate:
         await self.passed()
         return result
 
-    def pause(self) -> None:
+    def stall(self) -> None:
         assert self._state is State.OPEN
+        self._state = State.STALLED
+
+    def pause(self) -> None:
+        assert self.is_open
         self._state = State.PAUSED
         self._open.clear()
 
     def resume(self) -> None:
-        assert self._state is State.PAUSED
+        assert not self.is_dead
         self._state = State.OPEN
         while self._held and self.is_open:
             self._held.popleft()()
@@ -119,7 +132,7 @@ class GatedLog:
             return
 
         def outcome(positions: tuple[Position, ...], error: GridError | None) -> None:
-            self._gate.enter(partial(settled, positions, error))
+            self._gate.tell(partial(settled, positions, error))
 
         self._log.start(entries, outcome)
 

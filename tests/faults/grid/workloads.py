@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,13 +21,17 @@ from tests.faults.grid.book import Book
 
 @dataclass(slots=True)
 class Stage:
-    """What workloads share. `pause`: seconds between two operations of one client, on average."""
+    """What workloads share. `pause`: seconds between two operations of one client, on average.
+
+    `hermits` are clients that ask seldom, and one owner only: nothing else tells them how time and owners have changed.
+    """
 
     book: Book
     choose: random.Random
     clients: list[Grid]
     pause: float = 0.005
     stop: asyncio.Event | None = None
+    hermits: Sequence[Grid] = ()
 
     def client(self) -> Grid:
         return self.choose.choice(self.clients)
