@@ -75,16 +75,29 @@ class Faults:
                 self.grid.nodes[node].gate.resume()
 
     async def cut(self) -> None:
-        """Hears nothing of the other nodes, nor they of it; the log and clients still reach it."""
+        """Hears nothing of the other nodes, nor they of it; its partitions' logs and clients still reach it.
+
+        Half of them do not read the control log either: those go on as owners of what is another's.
+        """
         while True:
             await self._calm()
             victims = self._victims()
             for node in victims:
-                self.grid.nodes[node].gate.links.cut = True
+                self._cut_off(node)
                 self._count("cut off")
             await self._for_a_while()
             for node in victims:
-                self.grid.nodes[node].gate.links.cut = False
+                self._join_again(node)
+
+    def _cut_off(self, node: NodeId) -> None:
+        gate = self.grid.nodes[node].gate
+        gate.links.cut = True
+        gate.deafen(self.choose.random() < 0.5)
+
+    def _join_again(self, node: NodeId) -> None:
+        gate = self.grid.nodes[node].gate
+        gate.links.cut = False
+        gate.deafen(False)
 
     async def lossy(self) -> None:
         """Messages between nodes are lost, doubled and late, and overtake each other; now and then all goes well."""
@@ -115,9 +128,9 @@ class Faults:
                 await self._for_a_while()
                 self.grid.nodes[node].gate.resume()
             else:
-                self.grid.nodes[node].gate.links.cut = True
+                self._cut_off(node)
                 await self._for_a_while()
-                self.grid.nodes[node].gate.links.cut = False
+                self._join_again(node)
 
     def named(self, name: str) -> Callable[[], Awaitable[None]]:
         return {"dead": self.dead, "paused": self.paused, "cut": self.cut, "lossy": self.lossy, "all": self.all}[name]

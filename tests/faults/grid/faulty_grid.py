@@ -164,6 +164,7 @@ class FaultyGrid:
         await asyncio.gather(*self._reviving)
         for me, node in list(self.nodes.items()):
             node.gate.links.cut = False
+            node.gate.deafen(False)
             if node.gate.is_dead:
                 await self.revive(me)
             else:

@@ -6,7 +6,7 @@
 
 It stands at all seams of the node: client requests (GatedService), messages and timers (GatedDriver), the outcomes and
 reads of the log (GatedLog), messages to other nodes (GatedPeers). The links to other nodes may be cut or bad while the
-gate is open (`Links`). Nothing of it knows the engine: to the node it is a slow machine or a bad network.
+gate is open (`Links`), and the node may be deaf to the control log. Nothing of it knows the engine: to the node it is a slow machine or a bad network.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tidegrid.grid.engine.node import Node
 from tidegrid.grid.journal.seam import Checkpoint, Log, Settled
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.ids import Epoch, LogId, NodeId, Position
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, NodeId, Position
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.rpc.exchange import Respond
 from tidegrid.grid.rpc.grid_service import GridService
@@ -64,6 +64,8 @@ class Gate:
         self._held: deque[Callable[[], None]] = deque()
         self._open = asyncio.Event()
         self._open.set()
+        self._hearing = asyncio.Event()
+        self._hearing.set()
 
     @property
     def is_open(self) -> bool:
@@ -114,6 +116,16 @@ class Gate:
             self._held.popleft()()
         self._open.set()
 
+    def deafen(self, deaf: bool) -> None:
+        """While it is deaf the node learns nothing of the control log: neither closes nor who owns what."""
+        if deaf:
+            self._hearing.clear()
+        else:
+            self._hearing.set()
+
+    async def hears(self) -> None:
+        await self._hearing.wait()
+
     def die(self) -> None:
         self._state = State.DEAD
         self._held.clear()
@@ -149,6 +161,8 @@ class GatedLog:
         return await self._gate.through(self._log.tail(log))
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
+        if log == CONTROL_LOG:
+            await self._gate.hears()
         await self._gate.passed()
         return await self._gate.through(self._log.read(log, after, bytes_max))
 
