@@ -265,6 +265,12 @@ def test_a_checkpoint_that_does_not_parse_is_refused(damaged: bytes) -> None:
         ControlState.from_bytes(damaged)
 
 
+def test_an_incarnation_is_not_forgotten_when_its_node_is_put_out() -> None:
+    state = folded(view({1: 3, 2: 1}, {0: (1, 3, 1)}), view({2: 1}, {0: (2, 1, 2)}))
+    for known in (state, ControlState.from_bytes(state.to_bytes())):
+        assert [known.incarnation(NodeId(node)) for node in (1, 2, 3)] == [3, 1, 0]
+
+
 epochs = st.integers(1, 40)
 nodes = st.integers(1, 3)
 specs = st.builds(

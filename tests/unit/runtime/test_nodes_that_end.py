@@ -8,9 +8,12 @@ import pytest
 from tidegrid import embedded
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.model.errors import ConfigurationError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, PartitionId, Position
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, NodeId, PartitionId, Position
+from tidegrid.grid.ring.ownership import view_without
 from tidegrid.grid.runtime.feeding import Feed
 from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
+from tidegrid.grid.runtime.opening import append_control, fold_control, new_member
+from tidegrid.v1.control_pb2 import ControlRecord
 
 
 async def test_a_feed_of_a_node_that_was_ended_ends() -> None:
@@ -22,6 +25,18 @@ async def test_a_feed_of_a_node_that_was_ended_ends() -> None:
         await anext(feed)  # it is open
         await grid.local.remove_node(driver)
         assert [step async for step in feed] == []
+
+
+async def test_a_node_that_was_put_out_comes_back_as_a_new_incarnation() -> None:
+    log = MemoryLog()
+    async with embedded.open(nodes=2, partitions=2, tick=None, log=log):
+        for number in (NodeId(0), NodeId(1), NodeId(7)):
+            control = await fold_control(log)
+            before = control.incarnation(number)
+            member = await new_member(log, number, "", "")
+            assert member.incarnation == before + 1
+        await append_control(log, control, lambda state: ControlRecord(view=view_without(state, [NodeId(1)])))
+        assert (await new_member(log, NodeId(1), "", "")).incarnation == 2
 
 
 class NodeEndsLog(MemoryLog):

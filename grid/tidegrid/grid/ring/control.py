@@ -21,13 +21,13 @@ from typing import Final
 
 import msgpack
 from tidegrid.grid.model.errors import CorruptionError, FormatError
-from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, NodeId, PartitionId, Position, Term
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Incarnation, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.ring.declarations import Declarations, Deployment, spec_from
 from tidegrid.grid.ring.view import ViewState, changed_nodes, view_from, view_message
 from tidegrid.v1 import control_pb2
 
-CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_VERSION: Final = 2
 CLOSES_MAX: Final = 16_384  # remembered (time, epoch) pairs; the older half is thinned evenly when there are more
 LIMIT_SPAN_MIN: Final = 3  # with less, no floor would ever pass `closed`
 
@@ -86,6 +86,7 @@ class ControlState:
         self._session_epochs = 0
         self._view = ViewState()
         self._changed_at: dict[NodeId, Position] = {}  # the last view in which a node gained or lost something
+        self._incarnations: dict[NodeId, Incarnation] = {}  # the highest, also of nodes that were put out since
         self._terms: dict[PartitionId, Term] = {}
         self._closed = Epoch(0)
         self._closed_time_ms = 0
@@ -125,6 +126,10 @@ class ControlState:
     def changed_since(self, view: Position) -> frozenset[NodeId]:
         """Who gained or lost a partition, or its incarnation, in a view after the one at `view`."""
         return frozenset(node for node, position in self._changed_at.items() if position > view)
+
+    def incarnation(self, node: NodeId) -> Incarnation:
+        """The highest that any view named; 0 before the first. A start takes the one above it (rule S)."""
+        return self._incarnations.get(node, Incarnation(0))
 
     def term(self, partition: PartitionId) -> Term:
         """The highest term that any view gave; 0 before the first."""
@@ -262,6 +267,8 @@ class ControlState:
         before = self._view
         for node in changed_nodes(before, view):
             self._changed_at[node] = view.position
+        for member in view.members.values():
+            self._incarnations[member.node] = max(self.incarnation(member.node), member.incarnation)
         for partition, owner in view.owners.items():
             self._terms[partition] = max(self.term(partition), owner.term)
         self._view = view
@@ -325,7 +332,7 @@ class ControlState:
             self._position,
             [self._grid_id, self._partitions, self._limit_span, self._session_epochs],
             [self._view.position, view.SerializeToString(deterministic=True)],
-            sorted(self._changed_at.items()),
+            [[node, position, self.incarnation(node)] for node, position in sorted(self._changed_at.items())],
             sorted(self._terms.items()),
             [self._closed, self._closed_time_ms, self._reference_epoch, self._horizon],
             [self._close_times_ms, self._close_epochs],
@@ -351,7 +358,8 @@ class ControlState:
             _, state._position, grid, view, changed, terms, times, closes, tails, declarations = plain
             state._grid_id, state._partitions, state._limit_span, state._session_epochs = grid
             state._view = view_from(Position(view[0]), control_pb2.View.FromString(view[1]))
-            state._changed_at = {NodeId(node): Position(position) for node, position in changed}
+            state._changed_at = {NodeId(node): Position(position) for node, position, _ in changed}
+            state._incarnations = {NodeId(node): Incarnation(number) for node, _, number in changed if number}
             state._terms = {PartitionId(partition): Term(term) for partition, term in terms}
             state._closed, state._closed_time_ms, state._reference_epoch, state._horizon = times
             state._close_times_ms, state._close_epochs = closes

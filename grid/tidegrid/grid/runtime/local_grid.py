@@ -50,7 +50,9 @@ class GridOptions:
     nodes: int = 1  # front-end nodes, all in this process
     partitions: int | None = None  # fixed when the grid is created (16 unless given); another number later is refused
     tick: float | None = 0.02  # seconds between rounds of the token; None: stepped by hand
-    evict_seconds: float = 3.0  # a member missed so long loses its partitions; shorter: quicker take-over, also of the slow
+    evict_seconds: float = (
+        3.0  # a member missed so long loses its partitions; shorter: quicker take-over, also of the slow
+    )
     limit_span: int = 64  # K: how far stamps may run ahead of the last close
     history_seconds: float = 3600.0
     history_bytes_max: int = 1024 * 1024 * 1024
