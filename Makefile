@@ -4,7 +4,7 @@
 #   make test TESTS="tests/unit/store -k scan"     some of the tests
 #   make bench BENCH="write_path --json"           one of the benches
 #   make simulate SEEDS=20000                      a longer search, by seed
-#   make faults KILLS=200                          a longer campaign
+#   make faults KILLS=200 FAULT_SECONDS=600        longer campaigns
 #   make demo PYTHON=/opt/python3.12/bin/python3   with a Python of your choice
 
 SHELL := /bin/bash
@@ -19,6 +19,7 @@ PYTHONS ?= $(PYTHON) python3.13 python3.12 python3.11 python3 python
 TESTS ?= tests
 BENCH ?=
 KILLS ?= 50
+FAULT_SECONDS ?= 60
 SEEDS ?= 1000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -91,8 +92,9 @@ simulate: $(VENV)/.installed-test ## the grid in virtual time, by seed: every in
 mutations: $(VENV)/.installed-test ## each rule of time switched off in turn: the simulator has to notice
 	@$(RUN) -m tests.simulation.search --jobs $$(nproc)
 
-faults: $(VENV)/.installed-test $(VENV)/.installed-data ## kill -9 by seed in the middle of loads, checked against a model
+faults: $(VENV)/.installed-test $(VENV)/.installed-data ## nodes killed, paused and cut off while clients keep count, by seed
 	@$(RUN) -m tests.faults.kills.campaign --seeds $(KILLS)
+	@GRPC_VERBOSITY=NONE $(RUN) -m tests.faults.grid.campaign --seconds $(FAULT_SECONDS)
 
 proto: $(VENV)/.made ## write the generated protobuf code anew
 	@PYTHON="$(CURDIR)/$(RUN)" bash proto/generate.sh

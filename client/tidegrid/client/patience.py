@@ -31,9 +31,9 @@ async def first_answer(
     try:
         while True:
             done, calls = await asyncio.wait(calls, timeout=UNANSWERED_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if not calls or task.exception() is None:
-                    return task.result()
+            answered = [task for task in done if task.exception() is None]
+            if answered or not calls:
+                return (answered or list(done))[0].result()
             if not done and (other := await another()) is not None:
                 calls.add(asyncio.ensure_future(call(other)))
     finally:
@@ -57,11 +57,13 @@ async def first_hello(
             done, calls = await asyncio.wait(
                 calls, timeout=HELLO_PATIENCE_SECONDS if left else None, return_when=asyncio.FIRST_COMPLETED
             )
-            for task in done:
-                try:
+            errors = [task.exception() for task in done]
+            for task, error in zip(done, errors, strict=True):
+                if error is None:
                     return task.result()
-                except PeerError as error:
-                    problem = error
+                if not isinstance(error, PeerError):
+                    raise error
+                problem = error
         raise problem
     finally:
         for task in calls:

@@ -69,7 +69,7 @@ class Bank:
         amount = stage.choose.randint(1, 20)
         transfer = next(self._names)
         self._asked[transfer] = (giver, taker, amount)
-        group = grid.commit_group()
+        group = grid.commit_group(deadline=stage.patience())
 
         async def commit() -> None:
             async with group:

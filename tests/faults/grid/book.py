@@ -7,6 +7,7 @@ answer that contradicts the model.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -37,6 +38,7 @@ class Book:
     unknown: int = 0
     anomalies: list[str] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
+    slowest: tuple[float, str] = (0.0, "")  # seconds, of an operation that went well
 
     def anomaly(self, text: str) -> None:
         self.anomalies.append(text)
@@ -50,13 +52,14 @@ class Book:
     async def write(self, what: str, work: Awaitable[T]) -> T:
         """Raises NoAnswer, with the cause; and GroupRefusedError."""
         self.operations += 1
+        began = time.monotonic()
         try:
             result = await work
         except GroupRefusedError:
             self.refused += 1
             raise
         except GridError as error:
-            self._count(error)
+            self._count(what, error)
             if isinstance(error, DeadlineError | OutcomeUnknownError):
                 self.unknown += 1
             elif isinstance(error, PeerError | OverloadError):
@@ -66,22 +69,25 @@ class Book:
                 self.anomaly(f"{what}: {error!r}")
             raise NoAnswer from error
         self.ok += 1
+        self.slowest = max(self.slowest, (time.monotonic() - began, what))
         return result
 
     async def read(self, what: str, work: Awaitable[T]) -> T:
         """Raises NoAnswer."""
         self.operations += 1
+        began = time.monotonic()
         try:
             result = await work
         except GridError as error:
-            self._count(error)
+            self._count(what, error)
             self.failed += 1
             if not isinstance(error, PeerError | OverloadError):
                 self.anomaly(f"{what}: {error!r}")
             raise NoAnswer from error
         self.ok += 1
+        self.slowest = max(self.slowest, (time.monotonic() - began, what))
         return result
 
-    def _count(self, error: GridError) -> None:
-        name = type(error).__name__
+    def _count(self, what: str, error: GridError) -> None:
+        name = f"{what.partition(' ')[0]}: {type(error).__name__}"
         self.errors[name] = self.errors.get(name, 0) + 1

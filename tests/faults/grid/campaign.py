@@ -59,6 +59,7 @@ class Run:
     nodes: int = 3
     evict_seconds: float = 3.0
     clients: int = 4
+    hermits: int = 6
     pause: float = 0.02
     deadline: float = 10.0
     book: Book = field(default_factory=Book)
@@ -66,7 +67,6 @@ class Run:
     takeovers: int = 0
     epochs: int = 0
     phase: str = "starts"
-    longest: float = 0.0  # seconds that nothing at all went well
 
     def host(self, directory: Path) -> Host:
         if self.fault == "kill":
@@ -83,8 +83,8 @@ class Run:
             self.counts = host.counts
             try:
                 await host.start()
-                async with self._clients(host) as clients:
-                    stage = Stage(self.book, choose, clients, self.pause, asyncio.Event())
+                async with self._clients(host, self.clients) as clients, self._clients(host, self.hermits) as hermits:
+                    stage = Stage(self.book, choose, clients, self.pause, asyncio.Event(), hermits)
                     for workload in workloads:
                         await workload.prepare(stage)
                     await self._suffer(host, stage, workloads)
@@ -97,7 +97,7 @@ class Run:
                 await host.stop()
                 self.phase = "restarts"
                 await host.start()
-                async with self._clients(host) as clients:
+                async with self._clients(host, self.clients) as clients:
                     self.phase = "is checked again"
                     stage = Stage(self.book, choose, clients)
                     for workload in workloads:
@@ -111,29 +111,17 @@ class Run:
         assert stage.stop is not None
         working = [asyncio.ensure_future(run) for workload in workloads for run in workload.run(stage)]
         suffering = asyncio.ensure_future(host.suffer())
-        watching = asyncio.create_task(self._watch())
         self.phase = "suffers"
         try:
             await asyncio.wait([suffering, *working], timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             suffering.cancel()
-            watching.cancel()
             stage.stop.set()
         with contextlib.suppress(asyncio.CancelledError):
             await suffering
         self.phase = "settles"
         await self._within(SETTLE_SECONDS, host.heal(), host)
         await self._within(self.deadline * 6, asyncio.gather(*working), host)
-
-    async def _watch(self) -> None:
-        """How long nobody got an answer."""
-        last, since = self.book.ok, time.monotonic()
-        while True:
-            await asyncio.sleep(0.02)
-            now = time.monotonic()
-            if self.book.ok != last:
-                last, since = self.book.ok, now
-            self.longest = max(self.longest, now - since)
 
     async def _within(self, seconds: float, work: Any, host: Host) -> None:
         try:
@@ -144,10 +132,10 @@ class Run:
             raise
 
     @asynccontextmanager
-    async def _clients(self, host: Host) -> AsyncIterator[list[Grid]]:
+    async def _clients(self, host: Host, count: int) -> AsyncIterator[list[Grid]]:
         async with contextlib.AsyncExitStack() as stack:
             clients: list[Grid] = []
-            for number in range(self.clients):
+            for number in range(count):
                 addresses = host.addresses
                 ordered = addresses[number % len(addresses) :] + addresses[: number % len(addresses)]
                 async with asyncio.timeout(START_SECONDS):
@@ -169,7 +157,7 @@ class Run:
             "fault": self.fault, "seed": self.seed, "seconds": self.seconds, "nodes": self.nodes,
             "evict_seconds": self.evict_seconds, "operations": book.operations, "ok": book.ok, "refused": book.refused,
             "failed": book.failed, "unknown": book.unknown, "takeovers": self.takeovers, "epochs": self.epochs,
-            "longest_silence_s": round(self.longest, 2), "faults": self.counts, "errors": book.errors,
+            "slowest_ok_s": round(book.slowest[0], 2), "faults": self.counts, "errors": book.errors,
             "anomalies": len(book.anomalies),
         }  # fmt: skip
 

@@ -52,8 +52,9 @@ class Chain:
         while not stage.stopped:
             await stage.think()
             grid = stage.client()
+            newest = max(1, int(grid.closed))
             try:
-                await self._cut(stage, grid, stage.choose.randint(max(1, grid.closed - 20), int(grid.closed)))
+                await self._cut(stage, grid, stage.choose.randint(max(1, newest - 20), newest))
             except NoAnswer:
                 continue
 

@@ -16,6 +16,7 @@ from tidegrid.grid.model.ids import NodeId
 from tests.faults.grid.faulty_grid import FaultyGrid
 from tests.faults.grid.gate import Links
 
+STALL_SECONDS_MAX = 0.05
 CALM_SECONDS = (0.1, 1.0)  # between two faults: somebody has to be well for something to happen
 
 
@@ -34,6 +35,13 @@ class Faults:
     async def _calm(self) -> None:
         await asyncio.sleep(self.choose.uniform(*CALM_SECONDS))
 
+    async def _stall(self, victims: list[NodeId]) -> None:
+        """Appends that land while nobody hears of it: mostly there are some when a node stops."""
+        if self.choose.random() < 0.7:
+            for node in victims:
+                self.grid.nodes[node].gate.stall()
+            await asyncio.sleep(self.choose.uniform(0.0, STALL_SECONDS_MAX))
+
     def _victims(self) -> list[NodeId]:
         """One, and now and then all but one."""
         nodes = sorted(self.grid.nodes)
@@ -45,6 +53,7 @@ class Faults:
         while True:
             await self._calm()
             victims = self._victims()
+            await self._stall(victims)
             for node in victims:
                 self.grid.kill(node, silent=self.choose.random() < 0.5)
                 self._count("died")
@@ -57,6 +66,7 @@ class Faults:
         while True:
             await self._calm()
             victims = self._victims()
+            await self._stall(victims)
             for node in victims:
                 self.grid.nodes[node].gate.pause()
                 self._count("paused")
@@ -65,16 +75,29 @@ class Faults:
                 self.grid.nodes[node].gate.resume()
 
     async def cut(self) -> None:
-        """Hears nothing of the other nodes, nor they of it; the log and clients still reach it."""
+        """Hears nothing of the other nodes, nor they of it; its partitions' logs and clients still reach it.
+
+        Half of them do not read the control log either: those go on as owners of what is another's.
+        """
         while True:
             await self._calm()
             victims = self._victims()
             for node in victims:
-                self.grid.nodes[node].gate.links.cut = True
+                self._cut_off(node)
                 self._count("cut off")
             await self._for_a_while()
             for node in victims:
-                self.grid.nodes[node].gate.links.cut = False
+                self._join_again(node)
+
+    def _cut_off(self, node: NodeId) -> None:
+        gate = self.grid.nodes[node].gate
+        gate.links.cut = True
+        gate.deafen(self.choose.random() < 0.5)
+
+    def _join_again(self, node: NodeId) -> None:
+        gate = self.grid.nodes[node].gate
+        gate.links.cut = False
+        gate.deafen(False)
 
     async def lossy(self) -> None:
         """Messages between nodes are lost, doubled and late, and overtake each other; now and then all goes well."""
@@ -94,6 +117,8 @@ class Faults:
             what = self.choose.choice(["dead", "paused", "cut"])
             node = self._victims()[0]
             self._count(what)
+            if what != "cut":
+                await self._stall([node])
             if what == "dead":
                 self.grid.kill(node, silent=self.choose.random() < 0.5)
                 await self._for_a_while()
@@ -103,9 +128,9 @@ class Faults:
                 await self._for_a_while()
                 self.grid.nodes[node].gate.resume()
             else:
-                self.grid.nodes[node].gate.links.cut = True
+                self._cut_off(node)
                 await self._for_a_while()
-                self.grid.nodes[node].gate.links.cut = False
+                self._join_again(node)
 
     def named(self, name: str) -> Callable[[], Awaitable[None]]:
         return {"dead": self.dead, "paused": self.paused, "cut": self.cut, "lossy": self.lossy, "all": self.all}[name]

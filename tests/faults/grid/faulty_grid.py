@@ -1,6 +1,6 @@
 """Several nodes over one log in one process, talking by gRPC, each behind a gate that a fault can close.
 
-Lifecycle: `open` -> nodes die and come back as new incarnations with ports of their own, pause and go on, lose each
+Lifecycle: `open` -> nodes die and come back as new incarnations, some at other ports, pause and go on, lose each
 other -> `heal` ends all faults and waits until every partition is open and time goes on -> `close`. A grid that is
 opened again over the same directory is a full restart.
 """
@@ -38,6 +38,7 @@ class LiveNode:
     server: NodeServer
     driver: GatedDriver
     peers: GatedPeers
+    ending: asyncio.Task[None] | None = None
 
     @property
     def gate(self) -> Gate:
@@ -52,7 +53,7 @@ class FaultyGrid:
         self.links = Links()  # of every node
         self._choose = random.Random(seed)
         self._drivers: dict[NodeId, GatedDriver] = {}  # the newest incarnation of each
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._reviving: set[asyncio.Task[None]] = set()
         self._grid: LocalGrid | None = None
 
     @classmethod
@@ -84,9 +85,9 @@ class FaultyGrid:
     def addresses(self) -> list[str]:
         return [node.server.address for node in self.nodes.values() if not node.gate.is_dead]
 
-    def _bind(self) -> NodeServer:
+    def _bind(self, port: int = 0) -> NodeServer:
         server = NodeServer(_TLS, self.options.limits)
-        server.bind(HOST, 0, 0)
+        server.bind(HOST, port, 0)
         return server
 
     def _peers_of(self, me: NodeId) -> GatedPeers:
@@ -117,22 +118,33 @@ class FaultyGrid:
             self._retire(node)
 
     def _retire(self, node: LiveNode) -> None:
-        task = asyncio.create_task(self._end(node))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        if node.ending is None:
+            node.ending = asyncio.create_task(self._end(node))
 
     async def _end(self, node: LiveNode) -> None:
-        if node.driver in self.grid.drivers:
-            await self.grid.remove_node(node.driver)
+        await self.grid.remove_node(node.driver)
         await node.peers.close()
         await node.server.stop(0)
 
     async def revive(self, me: NodeId) -> None:
-        """A new incarnation, at other ports."""
-        dead = self.nodes.pop(me)
+        """A new incarnation. Node 0 is always found where it was, so that no client loses all addresses it knows.
+
+        Begun, it is finished, also when who asked for it is cancelled.
+        """
+        task = asyncio.create_task(self._revive(me))
+        self._reviving.add(task)
+        task.add_done_callback(self._reviving.discard)
+        await asyncio.shield(task)
+
+    async def _revive(self, me: NodeId) -> None:
+        dead = self.nodes[me]
         assert dead.gate.is_dead
         self._retire(dead)
-        server, peers = self._bind(), self._peers_of(me)
+        assert dead.ending is not None
+        await dead.ending
+        keeps = me == 0 or self._choose.random() < 0.5
+        port = int(dead.server.address.rpartition(":")[2]) if keeps else 0
+        server, peers = self._bind(port), self._peers_of(me)
         self._drivers.pop(me, None)
         driver = await self.grid.add_node(me, server.address, server.peer_address, peers)
         self._join(driver)
@@ -149,11 +161,13 @@ class FaultyGrid:
     async def heal(self) -> None:
         """Ends all faults; returns when every node is there, every partition open, and time goes on."""
         self.set_links(Links())
+        await asyncio.gather(*self._reviving)
         for me, node in list(self.nodes.items()):
             node.gate.links.cut = False
+            node.gate.deafen(False)
             if node.gate.is_dead:
                 await self.revive(me)
-            elif not node.gate.is_open:
+            else:
                 node.gate.resume()
         if self.grid.failure is not None:
             raise self.grid.failure
@@ -191,13 +205,14 @@ class FaultyGrid:
 
     async def close(self) -> None:
         """As it is: nothing is drained, as in a crash."""
+        await asyncio.gather(*self._reviving, return_exceptions=True)
         if self._grid is not None:
-            for task in list(self._retiring):
-                await task
+            await asyncio.gather(*(node.ending for node in self.nodes.values() if node.ending is not None))
             await self._grid.close(drain=False)
         for node in self.nodes.values():
-            await node.peers.close()
-            await node.server.stop(GRACE_SECONDS if node.gate.is_open else 0)
+            if node.ending is None:
+                await node.peers.close()
+                await node.server.stop(GRACE_SECONDS if node.gate.is_open else 0)
 
 
 async def takeovers(log: Log) -> int:

@@ -113,6 +113,10 @@ class Followers:
 
     def _compare_acknowledged(self, stage: Stage, story: Story) -> None:
         epochs = {(decode_key(key)[0], told.version): told.epoch for key, all_ in story.keys.items() for told in all_}
+        for raw_key, all_ in story.keys.items():
+            values = [told.value for told in all_]  # which their writer never uses twice
+            twice = f"a write of {decode_key(raw_key)} was done twice: {values}"
+            stage.book.expect(len(set(values)) == len(values), twice)
         for (key, version), epoch in self._registers.epochs.items():
             if epoch <= story.mark:
                 stage.book.expect(

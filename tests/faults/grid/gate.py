@@ -1,11 +1,12 @@
 """A gate around one node: what enters and leaves it passes, waits, or is gone for good.
 
     open <--> paused      everything that would enter waits, and is delivered in order when it opens again
-    any  --> dead         nothing enters or leaves any more; appends that were issued may land, and it never hears of it
+    open  --> stalled     the log takes appends and does not say what came of them; it goes on to paused, dead or open
+    any   --> dead        nothing enters or leaves any more; appends that were issued may land, and it never hears of it
 
 It stands at all seams of the node: client requests (GatedService), messages and timers (GatedDriver), the outcomes and
 reads of the log (GatedLog), messages to other nodes (GatedPeers). The links to other nodes may be cut or bad while the
-gate is open (`Links`). Nothing of it knows the engine: to the node it is a slow machine or a bad network.
+gate is open (`Links`), and the node may be deaf to the control log. Nothing of it knows the engine: to the node it is a slow machine or a bad network.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tidegrid.grid.engine.node import Node
 from tidegrid.grid.journal.seam import Checkpoint, Log, Settled
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.ids import Epoch, LogId, NodeId, Position
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, NodeId, Position
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.rpc.exchange import Respond
 from tidegrid.grid.rpc.grid_service import GridService
@@ -40,6 +41,7 @@ T = TypeVar("T")
 
 class State(enum.Enum):
     OPEN = "open"
+    STALLED = "stalled"
     PAUSED = "paused"
     DEAD = "dead"
 
@@ -62,10 +64,12 @@ class Gate:
         self._held: deque[Callable[[], None]] = deque()
         self._open = asyncio.Event()
         self._open.set()
+        self._hearing = asyncio.Event()
+        self._hearing.set()
 
     @property
     def is_open(self) -> bool:
-        return self._state is State.OPEN
+        return self._state in (State.OPEN, State.STALLED)
 
     @property
     def is_dead(self) -> bool:
@@ -73,14 +77,21 @@ class Gate:
 
     def enter(self, act: Callable[[], None]) -> None:
         """Now, later or never."""
-        if self._state is State.OPEN:
+        if self.is_open:
             act()
         elif self._state is State.PAUSED:
             self._held.append(act)
 
+    def tell(self, outcome: Callable[[], None]) -> None:
+        """As `enter`, for what came of an append."""
+        if self._state is State.STALLED:
+            self._held.append(outcome)
+        else:
+            self.enter(outcome)
+
     async def passed(self) -> None:
         """Returns when the gate is open."""
-        while self._state is not State.OPEN:
+        while not self.is_open:
             await self._open.wait()
 
     async def through(self, work: Awaitable[T]) -> T:
@@ -89,17 +100,31 @@ class Gate:
         await self.passed()
         return result
 
-    def pause(self) -> None:
+    def stall(self) -> None:
         assert self._state is State.OPEN
+        self._state = State.STALLED
+
+    def pause(self) -> None:
+        assert self.is_open
         self._state = State.PAUSED
         self._open.clear()
 
     def resume(self) -> None:
-        assert self._state is State.PAUSED
+        assert not self.is_dead
         self._state = State.OPEN
         while self._held and self.is_open:
             self._held.popleft()()
         self._open.set()
+
+    def deafen(self, deaf: bool) -> None:
+        """While it is deaf the node learns nothing of the control log: neither closes nor who owns what."""
+        if deaf:
+            self._hearing.clear()
+        else:
+            self._hearing.set()
+
+    async def hears(self) -> None:
+        await self._hearing.wait()
 
     def die(self) -> None:
         self._state = State.DEAD
@@ -119,7 +144,7 @@ class GatedLog:
             return
 
         def outcome(positions: tuple[Position, ...], error: GridError | None) -> None:
-            self._gate.enter(partial(settled, positions, error))
+            self._gate.tell(partial(settled, positions, error))
 
         self._log.start(entries, outcome)
 
@@ -136,6 +161,8 @@ class GatedLog:
         return await self._gate.through(self._log.tail(log))
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
+        if log == CONTROL_LOG:
+            await self._gate.hears()
         await self._gate.passed()
         return await self._gate.through(self._log.read(log, after, bytes_max))
 

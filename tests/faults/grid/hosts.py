@@ -112,7 +112,7 @@ class KilledHost:
 
     async def suffer(self) -> None:
         while True:
-            await asyncio.sleep(self._choose.uniform(1.5, 6.0))
+            await asyncio.sleep(self._choose.uniform(0.3, 6.0))
             await self._server.kill()
             self.counts["killed"] = self.counts.get("killed", 0) + 1
             await asyncio.shield(self._server.start())

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import cast
 
@@ -39,6 +40,7 @@ class Registers:
             runs.append(self._write(stage, grid, own[: len(own) // 2], seen))
             runs.append(self._write(stage, grid, own[len(own) // 2 :], seen))
             runs.append(self._read(stage, grid, keys, seen))
+        runs += [self._read_alone(stage, grid, stage.choose.choice(keys)) for grid in stage.hermits]
         return runs
 
     async def _write(self, stage: Stage, grid: Grid, own: list[str], seen: dict[str, int]) -> None:
@@ -47,7 +49,7 @@ class Registers:
             await stage.think()
             key, value = stage.choose.choice(own), value + 1
             try:
-                ack = await stage.book.write(f"put {key}", registers.put(key, value))
+                ack = await stage.book.write(f"put {key}", registers.put(key, value, deadline=stage.patience()))
                 last = self._acknowledged.get(key, 0)
                 stage.book.expect(ack.version > last, f"{key}: acknowledged as version {ack.version} after {last}")
                 self._acknowledged[key] = max(last, ack.version)
@@ -55,7 +57,7 @@ class Registers:
                 self.epochs[key, ack.version] = ack.epoch
                 seen[key] = max(ack.version, seen.get(key, 0))
                 if stage.choose.random() < 0.5:
-                    await self._look(stage, grid, key, seen)
+                    await self._look(stage, grid, key, seen, stage.choose.random() < 0.3)
             except NoAnswer:
                 continue
 
@@ -63,12 +65,20 @@ class Registers:
         while not stage.stopped:
             await stage.think()
             try:
-                await self._look(stage, grid, stage.choose.choice(keys), seen)
+                await self._look(stage, grid, stage.choose.choice(keys), seen, stage.choose.random() < 0.3)
             except NoAnswer:
                 continue
 
-    async def _look(self, stage: Stage, grid: Grid, key: str, seen: dict[str, int]) -> None:
-        linearizable = stage.choose.random() < 0.3
+    async def _read_alone(self, stage: Stage, grid: Grid, key: str) -> None:
+        seen: dict[str, int] = {}
+        while not stage.stopped:
+            await asyncio.sleep(stage.choose.uniform(0.1, 1.0))
+            try:
+                await self._look(stage, grid, key, seen, linearizable=True)
+            except NoAnswer:
+                continue
+
+    async def _look(self, stage: Stage, grid: Grid, key: str, seen: dict[str, int], linearizable: bool) -> None:
         floor = seen.get(key, 0)
         if linearizable:
             floor = max(floor, self._acknowledged.get(key, 0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,13 +21,17 @@ from tests.faults.grid.book import Book
 
 @dataclass(slots=True)
 class Stage:
-    """What workloads share. `pause`: seconds between two operations of one client, on average."""
+    """What workloads share. `pause`: seconds between two operations of one client, on average.
+
+    `hermits` are clients that ask seldom, and one owner only: nothing else tells them how time and owners have changed.
+    """
 
     book: Book
     choose: random.Random
     clients: list[Grid]
     pause: float = 0.005
     stop: asyncio.Event | None = None
+    hermits: Sequence[Grid] = ()
 
     def client(self) -> Grid:
         return self.choose.choice(self.clients)
@@ -36,6 +40,10 @@ class Stage:
     def stopped(self) -> bool:
         assert self.stop is not None
         return self.stop.is_set()
+
+    def patience(self) -> float | None:
+        """Seconds for one operation: now and then too few to live through a take-over, so that outcomes stay unknown."""
+        return self.choose.uniform(0.2, 2.0) if self.choose.random() < 0.25 else None
 
     async def think(self) -> None:
         """Clients that do not think would only measure how busy this process is."""

@@ -1,8 +1,8 @@
 """A grid as dicts of lists, behind the client's transport seam: the model that the client is tested against.
 
 It speaks the protobuf messages of the v1 protocol, in one event loop and without sockets. Faults are asked for:
-answers that are lost (the work is done, the stream breaks), refusals, nodes that are down, answers held back, feeds
-cut after some messages. Time stands still until `tick` closes the current epoch.
+answers that are lost (the work is done, the stream breaks), refusals, nodes that are down, nodes that hang, answers
+held back, feeds cut after some messages. Time stands still until `tick` closes the current epoch.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class FakeGrid:
         self.position = 10
         # Faults, and what was seen
         self.down: set[int] = set()
+        self.hung: set[int] = set()  # neither answer nor break
+        self.work_then_hang = False  # what they are asked is done all the same
         self.lose_answers = 0
         self.after_loss: GridError | None = None  # what a commit is told after one whose answer was lost
         self.swallow_answers = 0
@@ -132,6 +134,11 @@ class FakeGrid:
         for feed in list(self.feeds):
             if partition in feed.request.partitions:
                 feed.fail(WrongOwnerError("moved", partition=partition, owner=node, view=self.view))
+
+    async def answers(self, node: int) -> None:
+        """Returns when the node does not hang."""
+        while node in self.hung:
+            await self.wait_changed()
 
     def kill(self, node: int) -> None:
         self.down.add(node)
@@ -323,6 +330,7 @@ class FakeTransport:
         await asyncio.sleep(0)
         node = int(address.removeprefix("node").partition(":")[0])
         self._check(node)
+        await grid.answers(node)
         return grid_pb2.HelloReply(
             carry=grid.carry(), node=node, partitions=grid.partitions, view=grid.view,
             members=[grid.member(node) for node in range(grid.nodes)],
@@ -349,6 +357,7 @@ class FakeTransport:
         self._check(member.node)
         await asyncio.sleep(0)
         grid = self.grid
+        await grid.answers(member.node)
         if method == "Scan":
             if request.as_of or request.at_least:
                 await grid.wait_closed(max(request.as_of, request.at_least), request.deadline_ms)
@@ -438,6 +447,8 @@ class FakeExchange:
         grid.requests.append(request)
         assert not request.carry.grid_id or request.carry.grid_id == grid.grid_id
         await grid.gate.wait()
+        if not grid.work_then_hang:
+            await grid.answers(self.node)
         if self.ended:
             return
         reply = grid_pb2.ExchangeReply(id=request.id)
@@ -450,6 +461,7 @@ class FakeExchange:
                 reply.reads.append(await grid.read(read, request.deadline_ms))
         if grid.before_answer is not None:
             await grid.before_answer(request)
+        await grid.answers(self.node)
         reply.carry.CopyFrom(grid.carry())
         if grid.swallow_answers:
             grid.swallow_answers -= 1
@@ -495,14 +507,20 @@ class FakeFeed:
         self.ended = True
         if self in self.grid.feeds:
             self.grid.feeds.remove(self)
+            self.grid.changed()
 
     async def __anext__(self) -> grid_pb2.FeedMessage:
         await asyncio.sleep(0)
         if self.grid.cut_feeds_after is not None and self.sent >= self.grid.cut_feeds_after:
             self.problem = UnavailableError("cut", address="")
         while True:
+            if self.node in self.grid.hung and not self.ended:
+                await self.grid.wait_changed()
+                continue
             if self.problem is not None:
                 raise self.problem
+            if self.ended:
+                raise StopAsyncIteration
             message = next(self.stages)
             if message is not None:
                 self.sent += 1

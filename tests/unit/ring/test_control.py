@@ -266,14 +266,19 @@ def test_a_checkpoint_that_does_not_parse_is_refused(damaged: bytes) -> None:
 
 
 def test_a_checkpoint_of_before_there_were_holds_is_read() -> None:
-    state = folded(close(3, 100), declare(MapSpec("m")), close(5, 200))
+    state = folded(view({1: 3}, {0: (1, 3, 1)}), close(3, 100), declare(MapSpec("m")), close(5, 200))
     version, *content, holds = msgpack.unpackb(state.to_bytes())
     assert version == 2 and holds == [[], []]
-    assert ControlState.from_bytes(msgpack.packb([1, *content])) == state
+    old = [*content[:3], [[node, position] for node, position, _ in content[3]], *content[4:]]
+    assert ControlState.from_bytes(msgpack.packb([1, *old])) == state
     with pytest.raises(FormatError):
-        ControlState.from_bytes(msgpack.packb([1, *content, holds]))
+        ControlState.from_bytes(msgpack.packb([1, *old, holds]))
     with pytest.raises(FormatError, match="version 3"):
         ControlState.from_bytes(msgpack.packb([3, *content, holds]))
+def test_an_incarnation_is_not_forgotten_when_its_node_is_put_out() -> None:
+    state = folded(view({1: 3, 2: 1}, {0: (1, 3, 1)}), view({2: 1}, {0: (2, 1, 2)}))
+    for known in (state, ControlState.from_bytes(state.to_bytes())):
+        assert [known.incarnation(NodeId(node)) for node in (1, 2, 3)] == [3, 1, 0]
 
 
 epochs = st.integers(1, 40)

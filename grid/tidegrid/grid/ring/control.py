@@ -22,7 +22,7 @@ from typing import Final
 
 import msgpack
 from tidegrid.grid.model.errors import CorruptionError, FormatError
-from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, NodeId, PartitionId, Position, Term
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Incarnation, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.ring.declarations import Declarations, Deployment, spec_from
 from tidegrid.grid.ring.holds import Holds
@@ -89,6 +89,7 @@ class ControlState:
         self._session_epochs = 0
         self._view = ViewState()
         self._changed_at: dict[NodeId, Position] = {}  # the last view in which a node gained or lost something
+        self._incarnations: dict[NodeId, Incarnation] = {}  # the highest, also of nodes that were put out since
         self._terms: dict[PartitionId, Term] = {}
         self._closed = Epoch(0)
         self._closed_time_ms = 0
@@ -129,6 +130,10 @@ class ControlState:
     def changed_since(self, view: Position) -> frozenset[NodeId]:
         """Who gained or lost a partition, or its incarnation, in a view after the one at `view`."""
         return frozenset(node for node, position in self._changed_at.items() if position > view)
+
+    def incarnation(self, node: NodeId) -> Incarnation:
+        """The highest that any view named; 0 before the first. A start takes the one above it (rule S)."""
+        return self._incarnations.get(node, Incarnation(0))
 
     def term(self, partition: PartitionId) -> Term:
         """The highest term that any view gave; 0 before the first."""
@@ -277,6 +282,8 @@ class ControlState:
         before = self._view
         for node in changed_nodes(before, view):
             self._changed_at[node] = view.position
+        for member in view.members.values():
+            self._incarnations[member.node] = max(self.incarnation(member.node), member.incarnation)
         for partition, owner in view.owners.items():
             self._terms[partition] = max(self.term(partition), owner.term)
         self._view = view
@@ -345,7 +352,7 @@ class ControlState:
             self._position,
             [self._grid_id, self._partitions, self._limit_span, self._session_epochs],
             [self._view.position, view.SerializeToString(deterministic=True)],
-            sorted(self._changed_at.items()),
+            [[node, position, self.incarnation(node)] for node, position in sorted(self._changed_at.items())],
             sorted(self._terms.items()),
             [self._closed, self._closed_time_ms, self._reference_epoch, self._horizon],
             [self._close_times_ms, self._close_epochs],
@@ -369,12 +376,16 @@ class ControlState:
                     "use the version that wrote it",
                     version=plain[0],
                 )
-            if plain[0] == 1:
-                plain = [*plain, Holds().to_plain()]
+            if plain[0] == 1:  # before holds, and before the incarnations of nodes that were put out
+                changed = [[node, position, 0] for node, position in plain[4]]
+                plain = [*plain[:4], changed, *plain[5:], Holds().to_plain()]
             _, state._position, grid, view, changed, terms, times, closes, tails, declarations, holds = plain
             state._grid_id, state._partitions, state._limit_span, state._session_epochs = grid
             state._view = view_from(Position(view[0]), control_pb2.View.FromString(view[1]))
-            state._changed_at = {NodeId(node): Position(position) for node, position in changed}
+            state._changed_at = {NodeId(node): Position(position) for node, position, _ in changed}
+            state._incarnations = {NodeId(node): Incarnation(number) for node, _, number in changed if number}
+            for member in state._view.members.values():
+                state._incarnations.setdefault(member.node, member.incarnation)
             state._terms = {PartitionId(partition): Term(term) for partition, term in terms}
             state._closed, state._closed_time_ms, state._reference_epoch, state._horizon = times
             state._close_times_ms, state._close_epochs = closes

@@ -71,9 +71,9 @@ async def append_control(log: Log, control: ControlState, make: Callable[[Contro
 
 
 async def new_member(log: Log, me: NodeId, address: str, peer_address: str) -> Member:
-    """Rule S: a start is a new incarnation, whatever the one before it left behind."""
-    before = (await fold_control(log)).view.members.get(me)
-    return Member(me, Incarnation(before.incarnation + 1 if before is not None else 1), address, peer_address)
+    """Rule S: a start is a new incarnation, whatever the ones before it left behind, and wherever they may live on."""
+    before = (await fold_control(log)).incarnation(me)
+    return Member(me, Incarnation(before + 1), address, peer_address)
 
 
 async def start_together(log: Log, members: Sequence[Member]) -> None:
