@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.model.errors import (
-    BusyError,
     CallerError,
     DeadlineError,
     EpochTooNewError,
@@ -19,6 +18,7 @@ from tidegrid.grid.model.errors import (
     StoppingError,
     StorageFullError,
     TooLargeError,
+    TooManyHoldsError,
     WrongTailError,
 )
 from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
@@ -102,7 +102,7 @@ def test_requests_go_one_after_the_other() -> None:
     stand.land_control()
     stand.land_control()
     assert one in stand.answered and two in stand.answered and len(stand.node.control.holds) == 2
-    assert isinstance(three.error, BusyError) and three in stand.answered, "two is the most there may be"
+    assert isinstance(three.error, TooManyHoldsError) and three in stand.answered, "two is the most there may be"
     assert stand.hold("two", owner="again").error is None, "a name that is there takes no more room"
     assert stand.hold("one", release=True).error is None
     assert stand.hold("three").error is None

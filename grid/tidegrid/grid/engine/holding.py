@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 from tidegrid.grid.engine.effects import Answered, AppendControl, Effect
 from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.model.errors import (
-    BusyError,
     CallerError,
     DeadlineError,
     EpochTooNewError,
@@ -27,6 +26,7 @@ from tidegrid.grid.model.errors import (
     GridError,
     HoldLostError,
     TooLargeError,
+    TooManyHoldsError,
     WrongTailError,
 )
 from tidegrid.grid.model.ids import Epoch, Position
@@ -148,7 +148,7 @@ class Holding:
             request.taken = known.taken
             return self._record_of(request, min(epoch, known.epoch), known.since_ms, time_ms)
         if known is None and len(self._control.holds) >= self._limits.holds_max:
-            raise BusyError.of("the list of holds", self._limits.holds_max)
+            raise TooManyHoldsError.of(self._limits.holds_max)
         return self._record_of(request, epoch, time_ms, time_ms)
 
     def _check(self, request: HoldRequest) -> None:
