@@ -131,7 +131,7 @@ class Grid:
             async with self.hold(epoch=epoch, deadline=max(0.0, until - self._loop.time())) as snapshot.hold:
                 yield snapshot
         elif hold is None:
-            async with held_later(snapshot, lambda: self.hold(epoch=epoch, deadline=deadline)):
+            async with held_later(snapshot, lambda: self.hold(epoch=epoch)):
                 yield snapshot
         else:
             yield snapshot

@@ -23,6 +23,7 @@ from tidegrid.grid.model.errors import (
 )
 from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
 from tidegrid.grid.model.limits import Limits
+from tidegrid.v1.control_pb2 import ControlRecord, HoldReleased
 
 from tests.unit.engine.stand import Stand
 
@@ -162,9 +163,15 @@ def test_the_same_owner_asking_again_is_given_the_hold_that_it_has() -> None:
         assert (again.epoch, again.taken, again.expires_ms) == (2, first.taken, stand.time_ms + 30_000)
     lower = stand.hold(epoch=1)
     assert (lower.epoch, lower.taken) == (1, first.taken)
+    request = stand.ask(epoch=3)
+    stand.declare(ControlRecord(hold_released=HoldReleased(name="h")))
+    stand.read_control()
+    stand.control_appends = stand.control_appends[-1:]
+    stand.land_control()
+    assert request.error is None and (request.epoch, request.taken > first.taken) == (3, True), "it went meanwhile"
     stand.now += 30
     anew = stand.hold(epoch=3)
-    assert anew.epoch == 3 and anew.taken > first.taken, "it had expired"
+    assert anew.epoch == 3 and anew.taken > request.taken, "it had expired"
 
 
 def test_an_expired_hold_that_nobody_dropped_is_renewed() -> None:
