@@ -1,7 +1,8 @@
 """Clients of the simulated grid that hold history: while a hold lives, no read as of what it holds is ever refused.
 
-A hold lives from its answer until it expires or its client sends a release; a client that has sent a move believes in
-the new epoch from then on. Messages are lost, late and doubled, as for other clients.
+A hold lives from its answer until it expires, its client sends a release, or what it holds outgrows the memory for it;
+a client that has sent a move believes in the new epoch from then on. Messages are lost, late and doubled, as for other
+clients.
 """
 
 from __future__ import annotations
@@ -37,10 +38,20 @@ class Held(NamedTuple):
 class HoldClient:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.number = world, number
-        self.held: Held | None = None
+        self._held: Held | None = None
         self.control, self.epoch = BEFORE_FIRST, Epoch(0)
         self._names = 0
         self._asked_at = -1.0  # and not answered; -1: nothing is
+
+    @property
+    def held(self) -> Held | None:
+        if self._held is not None and self._held.taken in self.world.judge.too_large:
+            self._held = None
+        return self._held
+
+    @held.setter
+    def held(self, held: Held | None) -> None:
+        self._held = held
 
     def start(self) -> None:
         self.world.every(ACTS, self._act)
@@ -110,7 +121,7 @@ class HoldClient:
     def _check(self, name: str, epoch: Epoch, before: Held | None, error: GridError | None) -> None:
         """At the node, at this instant."""
         world = self.world
-        if isinstance(error, EpochTooOldError) and (before is not None or epoch >= world.judge.horizon):
+        if isinstance(error, EpochTooOldError) and epoch >= world.judge.horizon:
             raise Violation(f"H: hold {name} of {epoch} was refused, the horizon is {world.judge.horizon}: {error}")
         alive = before is not None and self.held is not None and self.held.taken == before.taken
         if isinstance(error, HoldLostError) and before is not None and alive and world.time_ms < before.expires_ms:

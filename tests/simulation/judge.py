@@ -18,6 +18,7 @@ from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.record import DATA, DELETE, EVENT, OPEN, PUT, Record, decode_record, decode_section
 from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError
 from tidegrid.grid.model.ids import CONTROL_LOG
+from tidegrid.grid.ring.holds import HoldEnd
 from tidegrid.v1.control_pb2 import ControlRecord, Horizon
 
 from tests.simulation.content import Keys, expected, pack, unpack
@@ -64,6 +65,7 @@ class Judge:
         self.limit_span = self.session_epochs = 0
         self.closed = self.horizon = self.reference_epoch = 0
         self.holds: dict[str, tuple[int, int, int]] = {}  # (taken, epoch, expires_ms)
+        self.too_large: set[int] = set()  # holds that ended so, by `taken`
         self.tails: dict[int, int] = {}
         self.maps_act_at: dict[str, int] = {}
         self.codes: list[tuple[int, int]] = []  # (acts at, code)
@@ -141,7 +143,9 @@ class Judge:
         """H: a hold ends when it has expired, and the horizon does not pass one that stands."""
         for dropped in record.dropped:
             known = self.holds.pop(dropped.name, None)
-            if known is not None and known[2] > record.time_ms:
+            if known is not None and dropped.cause == HoldEnd.TOO_LARGE:
+                self.too_large.add(known[0])
+            elif known is not None and known[2] > record.time_ms:
                 raise Violation(f"H: hold {dropped.name} was dropped at {record.time_ms}, it expires at {known[2]}")
         lowest = min((epoch for _, epoch, _ in self.holds.values()), default=record.epoch)
         self.horizon = max(self.horizon, min(record.epoch, lowest))

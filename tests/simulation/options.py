@@ -51,6 +51,7 @@ class Options:
     evict_after: float = 0.3
     # History.
     history_seconds: float = 0.6
+    history_bytes: int = 1 << 30
     recent_bytes: int = 4096
     # Load.
     clients: int = 4
@@ -85,6 +86,7 @@ class Options:
             move_rate=chance.choice((0.0, 1.5, 8.0)),
             suspicion_rate=chance.choice((0.0, 0.5, 2.0)),
             no_answer=chance.choice((0.0, 0.03, 0.15)),
+            history_bytes=chance.choice((1 << 30, 1 << 30, 4000)),
         )
         return replace(made, **overrides)
 
@@ -113,7 +115,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "groups": {"group_clients": 0},
     "holds": {"hold_clients": 0},
     "followers": {"followers": 0},
-    "history": {"history_seconds": 1e6},
+    "history": {"history_seconds": 1e6, "history_bytes": 1 << 30},
 }
 
 LIMITS: Final = Limits(record_bytes_max=3000, frame_writes_max=6, batch_writes_max=8, value_bytes_max=1000)

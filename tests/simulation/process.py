@@ -83,7 +83,7 @@ class Process:
         world.note("node %s starts as incarnation %s", self.me, self.incarnation)
         options = world.options
         ring_options = RingOptions(tick=options.tick, heartbeat=options.heartbeat, evict_after=options.evict_after)
-        retention = RetentionOptions(history_seconds=options.history_seconds, proposal_seconds=0.2)
+        retention = RetentionOptions(options.history_seconds, options.history_bytes, proposal_seconds=0.2)
         self.node = Node(self.member, control, LIMITS, ring_options, retention, options.recent_bytes)
         self.node.start(self.instant())
         self.control_grew()

@@ -11,6 +11,7 @@ from tidegrid.grid.engine import (
     checkpoint,
     node,
     opening,
+    tenure,
 )
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import WrongTailError
@@ -88,11 +89,11 @@ def limit_span_of_two(patch: Patch) -> None:
 def open_at_own_epoch(patch: Patch) -> None:
     """The last stamp of the log is not carried either, which would raise that epoch."""
 
-    def open_(self: node.Node, of: opening.Opening) -> None:
-        if of.at_end(self.ring.epoch, self._instant.time_ms):
-            self._opened(of.partition)
+    def open_(self: tenure.Tenure, now: float, time_ms: int, of: opening.Opening) -> None:
+        if of.at_end(self._ring.epoch, time_ms):
+            self._opened(now, of.partition)
 
-    patch.setattr(node.Node, "_open", open_)
+    patch.setattr(tenure.Tenure, "_open", open_)
 
 
 def restart_keeps_its_identity(patch: Patch) -> None:

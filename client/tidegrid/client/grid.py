@@ -110,7 +110,7 @@ class Grid:
         The newest closed epoch is a little in the past: `at_least=ack.epoch` waits until the snapshot has that write.
         A snapshot that lives for longer than a second keeps its epoch readable by a hold. `hold=True` takes it at
         once, before the block begins (for an epoch that history is about to leave); `hold=False` takes none.
-        Raises EpochTooOldError, EpochTooNewError, DeadlineError, with `hold=True` BusyError.
+        Raises EpochTooOldError, EpochTooNewError, DeadlineError, with `hold=True` TooManyHoldsError.
         """
         until = self._until(deadline)
         if as_of is not None and at_least is not None:
@@ -131,7 +131,7 @@ class Grid:
             async with self.hold(epoch=epoch, deadline=max(0.0, until - self._loop.time())) as snapshot.hold:
                 yield snapshot
         elif hold is None:
-            async with held_later(snapshot, lambda: self.hold(epoch=epoch, deadline=deadline)):
+            async with held_later(snapshot, lambda: self.hold(epoch=epoch)):
                 yield snapshot
         else:
             yield snapshot
@@ -153,8 +153,8 @@ class Grid:
         It renews itself and is released at the end; if this client dies, it expires after `seconds`. `name`: of its
         own unless given; to take a name that somebody has ends the other's hold. `owner` is for people. The grid bounds
         how long an epoch is held (an hour, unless configured) and how much memory holds cost: `hold.check()` raises
-        HoldLostError when it has ended this one. Raises EpochTooOldError, EpochTooNewError, BusyError (too many
-        holds), DeadlineError.
+        HoldLostError when it has ended this one. Raises EpochTooOldError, EpochTooNewError, TooManyHoldsError,
+        DeadlineError.
         """
         check_number("epoch", epoch, 1, 1 << 64)
         return holding(self._dispatcher, name, epoch or 0, seconds, owner, self._until(deadline))

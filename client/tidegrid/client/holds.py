@@ -27,6 +27,7 @@ from tidegrid.grid.model.ids import Epoch
 from tidegrid.v1 import grid_pb2
 
 HOLD_SECONDS: Final = 30.0  # without a word from its client
+_SECONDS_MAX: Final = 1e9  # the grid allows less
 _RENEWALS: Final = 3  # in that time: two may go wrong
 
 
@@ -39,7 +40,7 @@ class Hold:
         self.epoch = Epoch(0)
         self.error: GridError | None = None  # why it is lost
         self._dispatcher = dispatcher
-        self._for_ms = max(1, int(seconds * 1_000))
+        self._for_ms = max(1, int(min(seconds, _SECONDS_MAX) * 1_000))
         self._taken = 0
         self._expires = 0.0  # by the event loop's clock, and a little early
         self._turn = asyncio.Lock()

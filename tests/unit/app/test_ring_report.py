@@ -52,17 +52,18 @@ def test_who_holds_time_back_is_named_the_oldest_first() -> None:
 def test_who_holds_history_is_told_by_who_has_read_most_of_the_control_log() -> None:
     old = grid_pb2.HoldStatus(name="gone", owner="x", epoch=1)
     low = grid_pb2.HoldStatus(name="report", owner="ops", epoch=3, age_ms=125_000, left_ms=4_500)
-    high = grid_pb2.HoldStatus(name="copy", owner="host, process 7", epoch=8, age_ms=1_000)
+    high = grid_pb2.HoldStatus(name="copy", owner="[/host], process 7", epoch=8, age_ms=1_000)
     seen = grid_pb2.HoldStatus(name="report", owner="ops", epoch=3, holds_back=True)
     members = [member(0, control=5, holds=[old, seen]), member(1, control=9, holds=[low, high]), member(2)]
     record = status_record(b"g" * 16, 16, members)
     assert record["holds"] == [
         {"name": "report", "owner": "ops", "epoch": 3, "age_ms": 125_000, "left_ms": 4_500, "holds_back": True},
-        {"name": "copy", "owner": "host, process 7", "epoch": 8, "age_ms": 1_000, "left_ms": 0, "holds_back": False},
+        {"name": "copy", "owner": "[/host], process 7", "epoch": 8, "age_ms": 1_000, "left_ms": 0, "holds_back": False},
     ]
     shown = "".join(map(text, status_view(record, 120))).splitlines()
     report = next(line for line in shown if line.startswith("report"))
     assert all(words in report for words in ("ops", "2 min", "4 s", "held back by this"))
+    assert "[/host], process 7" in "".join(shown), "free text, no markup"
     assert "expired" in next(line for line in shown if line.startswith("copy")) and "gone" not in "".join(shown)
     assert status_record(b"g" * 16, 16, [member(2)])["holds"] == []
 

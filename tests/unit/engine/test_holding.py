@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.model.errors import (
-    BusyError,
     CallerError,
     DeadlineError,
     EpochTooNewError,
@@ -19,10 +18,12 @@ from tidegrid.grid.model.errors import (
     StoppingError,
     StorageFullError,
     TooLargeError,
+    TooManyHoldsError,
     WrongTailError,
 )
 from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Position
 from tidegrid.grid.model.limits import Limits
+from tidegrid.v1.control_pb2 import ControlRecord, HoldReleased
 
 from tests.unit.engine.stand import Stand
 
@@ -102,7 +103,7 @@ def test_requests_go_one_after_the_other() -> None:
     stand.land_control()
     stand.land_control()
     assert one in stand.answered and two in stand.answered and len(stand.node.control.holds) == 2
-    assert isinstance(three.error, BusyError) and three in stand.answered, "two is the most there may be"
+    assert isinstance(three.error, TooManyHoldsError) and three in stand.answered, "two is the most there may be"
     assert stand.hold("two", owner="again").error is None, "a name that is there takes no more room"
     assert stand.hold("one", release=True).error is None
     assert stand.hold("three").error is None
@@ -162,9 +163,15 @@ def test_the_same_owner_asking_again_is_given_the_hold_that_it_has() -> None:
         assert (again.epoch, again.taken, again.expires_ms) == (2, first.taken, stand.time_ms + 30_000)
     lower = stand.hold(epoch=1)
     assert (lower.epoch, lower.taken) == (1, first.taken)
+    request = stand.ask(epoch=3)
+    stand.declare(ControlRecord(hold_released=HoldReleased(name="h")))
+    stand.read_control()
+    stand.control_appends = stand.control_appends[-1:]
+    stand.land_control()
+    assert request.error is None and (request.epoch, request.taken > first.taken) == (3, True), "it went meanwhile"
     stand.now += 30
     anew = stand.hold(epoch=3)
-    assert anew.epoch == 3 and anew.taken > first.taken, "it had expired"
+    assert anew.epoch == 3 and anew.taken > request.taken, "it had expired"
 
 
 def test_an_expired_hold_that_nobody_dropped_is_renewed() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.reads import EpochAtRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.record import encode_open
@@ -13,12 +14,13 @@ from tidegrid.grid.model.errors import (
     StoppingError,
     WrongOwnerError,
 )
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Term, partition_log
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, Incarnation, NodeId, PartitionId, Position, Term, partition_log
+from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.ring.ownership import next_view
 from tidegrid.grid.ring.view import Member
-from tidegrid.v1.control_pb2 import ControlRecord
+from tidegrid.v1.control_pb2 import ControlRecord, MapDeclared
 
-from tests.unit.engine.stand import Stand, pack
+from tests.unit.engine.stand import TABLE, Stand, pack
 
 # Linearizable reads: rule R2 ------------------------------------------------------------------------------------------
 
@@ -118,6 +120,30 @@ def test_a_newer_view_is_read_before_the_answer() -> None:
     stand.collect()
     assert isinstance(read.error, WrongOwnerError)
     assert stand.log.tail(CONTROL_LOG) == stand.node.control.position
+
+
+def test_each_thing_that_is_seen_of_the_control_log_is_judged_after_a_reading_of_its_own() -> None:
+    """The log tells of a record that came after the reading which the request has waited for already."""
+    stand = Stand()
+    stand.put_now({"a": 1})
+
+    def somebody_writes() -> Position:
+        return stand.declare(ControlRecord(map=MapDeclared(spec=spec_message(TABLE))))
+
+    read = stand.get("a", linearizable=True, carry=Carry(b"", somebody_writes(), Epoch(0)))
+    stand.read_control()
+    stand.node.control_at_tail(stand.instant)
+    stand.collect()
+    assert len(stand.tail_checks) == 1
+    somebody_writes()
+    stand.check_tails()
+    stand.node.control_at_tail(stand.instant)  # of a reading that began before
+    stand.collect()
+    assert read not in stand.answered
+    stand.read_control()
+    stand.node.control_at_tail(stand.instant)
+    stand.collect()
+    assert read in stand.answered and read.error is None
 
 
 def test_a_log_that_does_not_answer() -> None:

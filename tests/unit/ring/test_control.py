@@ -275,6 +275,8 @@ def test_a_checkpoint_of_before_there_were_holds_is_read() -> None:
         ControlState.from_bytes(msgpack.packb([1, *old, holds]))
     with pytest.raises(FormatError, match="version 3"):
         ControlState.from_bytes(msgpack.packb([3, *content, holds]))
+
+
 def test_an_incarnation_is_not_forgotten_when_its_node_is_put_out() -> None:
     state = folded(view({1: 3, 2: 1}, {0: (1, 3, 1)}), view({2: 1}, {0: (2, 1, 2)}))
     for known in (state, ControlState.from_bytes(state.to_bytes())):

@@ -164,10 +164,12 @@ def _followers(record: dict[str, Any]) -> RenderableType:
 
 
 def holds_table(held: Sequence[dict[str, Any]]) -> Table:
+    from rich.text import Text
+
     table = _table("<hold", "<owner", "epoch", "age", "expires in", "<history")
     for hold in held:
         table.add_row(
-            hold["name"], hold["owner"], f"{hold['epoch']:,}", seconds_text(hold["age_ms"]),
+            Text(hold["name"]), Text(hold["owner"]), f"{hold['epoch']:,}", seconds_text(hold["age_ms"]),
             seconds_text(hold["left_ms"]) if hold["left_ms"] else "expired",
             "held back by this" if hold["holds_back"] else "",
         )  # fmt: skip

@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 from tidegrid.grid.engine.effects import Answered, AppendControl, Effect
 from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.model.errors import (
-    BusyError,
     CallerError,
     DeadlineError,
     EpochTooNewError,
@@ -27,9 +26,10 @@ from tidegrid.grid.model.errors import (
     GridError,
     HoldLostError,
     TooLargeError,
+    TooManyHoldsError,
     WrongTailError,
 )
-from tidegrid.grid.model.ids import Epoch, Position
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.holds import Hold, HoldEnd
@@ -145,11 +145,10 @@ class Holding:
         if epoch < self._control.horizon:
             raise EpochTooOldError.of(epoch, self._control.horizon)
         if again and known is not None:  # a request that was sent twice, the second answered: it takes nothing away
-            request.taken = known.taken
-            return self._record_of(request, min(epoch, known.epoch), known.since_ms, time_ms)
+            return self._record_of(request, known.taken, min(epoch, known.epoch), known.since_ms, time_ms)
         if known is None and len(self._control.holds) >= self._limits.holds_max:
-            raise BusyError.of("the list of holds", self._limits.holds_max)
-        return self._record_of(request, epoch, time_ms, time_ms)
+            raise TooManyHoldsError.of(self._limits.holds_max)
+        return self._record_of(request, BEFORE_FIRST, epoch, time_ms, time_ms)
 
     def _check(self, request: HoldRequest) -> None:
         for what, text in (("name of the hold", request.name), ("owner of the hold", request.owner)):
@@ -171,13 +170,15 @@ class Holding:
         if time_ms >= since_ms + int(self._limits.hold_seconds_max * 1000):
             seconds = f"{self._limits.hold_seconds_max:g}"
             raise HoldLostError.of(known.name, f"it has held epoch {epoch} for {seconds} seconds, which is the most")
-        return self._record_of(request, epoch, since_ms, time_ms)
+        return self._record_of(request, known.taken, epoch, since_ms, time_ms)
 
-    def _record_of(self, request: HoldRequest, epoch: Epoch, since_ms: int, time_ms: int) -> ControlRecord:
+    def _record_of(
+        self, request: HoldRequest, taken: Position, epoch: Epoch, since_ms: int, time_ms: int
+    ) -> ControlRecord:
         expires_ms = min(time_ms + request.for_ms, since_ms + int(self._limits.hold_seconds_max * 1000))
         hold = control_pb2.Hold(
             name=request.name, owner=request.owner, epoch=epoch, since_ms=since_ms, expires_ms=expires_ms,
-            taken=request.taken,
+            taken=taken,
         )  # fmt: skip
         return ControlRecord(hold=hold)
 

@@ -309,7 +309,7 @@ class Intake:
                 continue
             carry = pending.carry
             seen = carry._replace(control=max(carry.control, control))
-            self._go_on(pending._replace(carry=seen, tails=tails, read=False))
+            self._go_on(pending._replace(carry=seen, tails=tails, read=False))  # `seen` may be newer than that reading
         self._tails.ended(number)
 
     def frame_decided(self) -> None:

@@ -351,6 +351,19 @@ class BusyError(OverloadError):
         )
 
 
+class TooManyHoldsError(OverloadError):
+    """Fields: limit."""
+
+    code = "TOO_MANY_HOLDS"
+
+    @classmethod
+    def of(cls, limit: int) -> TooManyHoldsError:
+        return cls(
+            f"there are {limit:,} holds on history, which is the most a grid takes; `tidegrid holds list` says whose",
+            limit=limit,
+        )
+
+
 class StorageFullError(OverloadError):
     code = "STORAGE_FULL"
 
