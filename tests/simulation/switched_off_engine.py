@@ -188,7 +188,7 @@ def time_out_taken_for_failure(patch: Patch) -> None:
 
 
 def never_filled(patch: Patch) -> None:
-    patch.setattr(writes.WritePath, "_fill", lambda self, of: None)
+    patch.setattr(writes.WritePath, "fill", lambda self, of: None)
 
 
 def expectation_refreshed(patch: Patch) -> None:
