@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.stamp import Stamp
@@ -31,7 +31,7 @@ VERSION_OVERHEAD_BYTES: Final = 112
 """What a superseded version costs beside the bytes of its value: tuple, header of the bytes object, slot in the chain."""
 
 
-stamp_of: Callable[[Version], tuple[int, ...]] = itemgetter(2)
+stamp_of: Callable[[Version], Any] = itemgetter(2)
 """For searches: no Python runs for a comparison, which is most of what a read as of an epoch costs."""
 
 
