@@ -54,8 +54,8 @@ class Log(Protocol):
         """Appends all entries, durably, or none. Returns their positions, in order.
 
         At most one entry per log. Raises WrongTailError (a compare failed: nothing was appended), StorageFullError
-        (nothing was appended; reads go on, and it recovers by itself), TooLargeError, and LogFailedError (the handle
-        is dead; the outcome is unknown).
+        (nothing was appended; reads go on, and it recovers by itself), TooLargeError, LogTimeoutError (it may be in the
+        log, now or later, or never: it is not answered again) and LogFailedError (the handle is dead; unknown too).
         """
         ...
 
