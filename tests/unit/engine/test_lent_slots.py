@@ -12,9 +12,12 @@ from tidegrid.grid.engine.lending import PATIENCE_SECONDS
 from tidegrid.grid.log.record import FILL, decode_record
 from tidegrid.grid.model.errors import ConflictError, LogTimeoutError, StorageFullError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position
+from tidegrid.grid.model.maps import KeyField, MapSpec
 from tidegrid.grid.model.partitioner import partition_of
+from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.ring.messages import Body, Envelope
 from tidegrid.v1 import grid_pb2, ring_pb2
+from tidegrid.v1.control_pb2 import ControlRecord, MapDeclared
 
 from tests.unit.engine.stand import GRID_ID, Stand, client_session, key, pack
 
@@ -240,3 +243,19 @@ def test_a_promise_stays_below_what_is_lent() -> None:
     lent = borrow(stand)
     promises = {promise.partition: promise for promise in stand.node.promises()}
     assert promises[PartitionId(0)].lowest == lent.stamp and promises[PartitionId(1)].lowest is None
+
+
+def test_who_waits_for_an_activation_is_lent_to_when_it_acts() -> None:
+    """And not when some timer comes by: an owner that is not the origin of rounds has none while it rests."""
+    stand = stand_of_two()
+    stand.declare(ControlRecord(map=MapDeclared(spec=spec_message(MapSpec("late", key=(KeyField("k"),))))))
+    stand.read_control()
+    acts_at = stand.node.control.map_activation("late")
+    assert acts_at is not None and acts_at > stand.node.epoch
+    write = batch(A, 5)
+    write.map = "late"
+    assert say(stand, ring_pb2.Borrow(group=b"g2", attempt=1, partition=0, writes=[write])) == []
+    stand.told.clear()
+    stand.close(acts_at - 1)
+    stand.turn()
+    assert [type(tell.message.body) for tell in stand.told] == [ring_pb2.Lent]

@@ -345,6 +345,7 @@ class Node:
             case ring_pb2.ReferenceRequest() | ring_pb2.ReferenceReply():
                 self._tell(self.references.received(instant.now, envelope.sender, envelope.view, body))
                 self.intake.resume(Milestone.REFERENCES, self.copies.through)
+                self._lend_on()
 
     def time_passed(self, instant: Instant) -> None:
         self._enter(instant)
@@ -376,6 +377,7 @@ class Node:
     def _follow_references(self) -> None:
         self._tell(self.references.advance(self._instant.now))
         self.intake.resume(Milestone.REFERENCES, self.copies.through)
+        self._lend_on()
 
     def _tell(self, messages: Iterable[tuple[NodeId, Body]]) -> None:
         """What is for this node itself, as the coordinator and an owner at once, is taken in the same step."""
@@ -404,6 +406,7 @@ class Node:
                     self.tenure.evict(effect.nodes)
                 elif isinstance(effect, EpochRaised):
                     self.intake.resume(Milestone.EPOCH, effect.epoch)
+                    self._lend_on()
 
     # Stopping ----------------------------------------------------------------------------------------------------
 
