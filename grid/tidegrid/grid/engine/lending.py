@@ -6,7 +6,8 @@
 
 While a slot is lent nothing else of the partition is computed. What was computed for the group is the partition's
 frame in flight, so promises, undecided slots and the loss of the partition are handled where they are for all frames
-(engine/writes.py). One try is answered the same however often it asks, and never lent to again once it is decided.
+(engine/writes.py). One try is answered the same while its slot is lent, and with silence once its coordinator has
+settled it; lent again after a FILL, it does no harm: the coordinator keeps to the first slot it heard of.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tidegrid.grid.engine.frame import Frame, Loan
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.requests import Known
-from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.engine.write import WriteRequest, write_request
 from tidegrid.grid.engine.writes import WritePath
 from tidegrid.grid.model.error_message import error_message
 from tidegrid.grid.model.errors import GridError, InvalidValueError, TooLargeError, UnavailableError, WrongOwnerError
@@ -32,7 +33,7 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.messages import GroupMessage
 from tidegrid.grid.ring.ownership import PartitionState
-from tidegrid.v1 import grid_pb2, ring_pb2
+from tidegrid.v1 import ring_pb2
 
 PATIENCE_SECONDS: Final = 1.0  # without a word of the coordinator
 DECIDED_KEPT: Final = 4096  # tries remembered, so that a late Borrow of one does not lend again
@@ -58,7 +59,6 @@ class Lending:
         limits: Limits,
         seed: int,
     ) -> None:
-        self.released = 0  # counts slots that came free: reads may wait for one
         self._writes = writes
         self._control = control
         self._catalogs = catalogs
@@ -143,11 +143,6 @@ class Lending:
         due = [p.loan.heard_at for p in self._writes.lent() if p.loan is not None and not p.loan.contended]
         return min(due) + PATIENCE_SECONDS if due else None
 
-    def freed(self, partition: Partition, loan: Loan) -> None:
-        """The slot is decided, one way or the other."""
-        self._remember((loan.group, loan.attempt), partition.id)
-        self.released += 1
-
     # Inside -------------------------------------------------------------------------------------------------------
 
     def _contend(self, partition: Partition) -> None:
@@ -202,7 +197,7 @@ class Lending:
             if triggered and self._copies.through < self._control.reference_epoch:
                 return None
         try:
-            requests = [_request(batch) for batch in borrow.writes]
+            requests = [write_request(batch) for batch in borrow.writes]
             for request in requests:
                 check(request, catalog, self._limits)
             known = _known(partition, requests, epoch)
@@ -281,17 +276,6 @@ def _counted(errors: Mapping[int, Mapping[int, GridError]], requests: Sequence[W
         counted |= {first + row: error for row, error in errors.get(at, {}).items()}
         first += len(request.keys)
     return counted
-
-
-def _request(batch: grid_pb2.WriteBatch) -> WriteRequest:
-    keys, values = list(batch.keys), list(batch.values)
-    if not values and batch.ops:
-        values = [b""] * len(keys)
-    conditions = {condition.index: condition.version for condition in batch.conditions} or None
-    return WriteRequest(
-        PartitionId(batch.partition), batch.session, batch.first_sequence, batch.lowest_unanswered,
-        batch.map, keys, values, batch.ops, batch.schema, conditions,
-    )  # fmt: skip
 
 
 def _known(partition: Partition, requests: Sequence[WriteRequest], epoch: Epoch) -> list[Known]:

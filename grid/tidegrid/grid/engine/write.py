@@ -12,6 +12,7 @@ from typing import Any
 
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.v1 import grid_pb2
 
 PER_WRITE_BYTES = 32  # what a row weighs beside its key and value, in queues and records
 
@@ -108,3 +109,15 @@ class WriteRequest:
                 done.append(other)
         self.joiners = []
         return done
+
+
+def write_request(batch: grid_pb2.WriteBatch, reply_to: Any = None) -> WriteRequest:
+    """A batch as it came over a wire, from a client or from the coordinator of a commit group."""
+    keys, values = list(batch.keys), list(batch.values)
+    if not values and batch.ops:
+        values = [b""] * len(keys)  # deletes only
+    conditions = {condition.index: condition.version for condition in batch.conditions} or None
+    return WriteRequest(
+        PartitionId(batch.partition), batch.session, batch.first_sequence, batch.lowest_unanswered,
+        batch.map, keys, values, batch.ops, batch.schema, conditions, reply_to,
+    )  # fmt: skip

@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import ReadRequest
-from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.engine.write import WriteRequest, write_request
 from tidegrid.grid.rpc.wire import (
     carry_message,
     carry_of,
     read_answer,
     read_request,
     write_answer,
-    write_request,
 )
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.v1 import grid_pb2

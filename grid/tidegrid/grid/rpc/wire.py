@@ -26,18 +26,6 @@ def carry_of(message: grid_pb2.Carry) -> Carry:
     return Carry(message.grid_id, Position(message.control), Epoch(message.epoch))
 
 
-def write_request(batch: grid_pb2.WriteBatch, reply_to: Callable[[Request], None]) -> WriteRequest:
-    keys = list(batch.keys)
-    values = list(batch.values)
-    if not values and batch.ops:
-        values = [b""] * len(keys)  # deletes only
-    conditions = {condition.index: condition.version for condition in batch.conditions} or None
-    return WriteRequest(
-        PartitionId(batch.partition), batch.session, batch.first_sequence, batch.lowest_unanswered,
-        batch.map, keys, values, batch.ops, batch.schema, conditions, reply_to,
-    )  # fmt: skip
-
-
 def read_request(
     map_name: str,
     keys: list[bytes],
