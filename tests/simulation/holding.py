@@ -39,6 +39,7 @@ class HoldClient:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.number = world, number
         self._held: Held | None = None
+        self._moved: tuple[Position, Epoch] = BEFORE_FIRST, Epoch(0)  # the last move that was sent, answered or not
         self.control, self.epoch = BEFORE_FIRST, Epoch(0)
         self._names = 0
         self._asked_at = -1.0  # and not answered; -1: nothing is
@@ -73,7 +74,7 @@ class HoldClient:
             self._ask(held.name, Epoch(0), taken=held.taken)
         elif dice < 0.93:
             moved = Epoch(held.epoch + chance.randint(0, 4))
-            self.held = held._replace(epoch=moved)
+            self.held, self._moved = held._replace(epoch=moved), (held.taken, moved)
             self._ask(held.name, moved, taken=held.taken)
         else:
             self.held = None
@@ -113,7 +114,8 @@ class HoldClient:
             if held is not None and held.taken == given.taken:
                 self.held = held._replace(expires_ms=max(held.expires_ms, given.expires_ms))
             elif held is None and name == f"{self.number}.{self._names}":
-                self.held = given
+                taken, epoch = self._moved
+                self.held = given._replace(epoch=max(given.epoch, epoch)) if taken == given.taken else given
 
         if not world.happens(world.faults.client_loss):
             world.soon(world.options.client_delay, arrives)

@@ -56,7 +56,8 @@ class Hold:
             raise type(self.error)(self.error.message, **self.error.fields)
 
     async def move(self, epoch: int, *, deadline: float = 10.0) -> None:
-        """Holds `epoch` from now on, and no longer what lies before it. Raises HoldLostError, EpochTooNewError."""
+        """Holds `epoch` from now on, and no longer what lies before it, also when no answer comes.
+        Raises HoldLostError, EpochTooNewError, DeadlineError."""
         check_number("epoch", epoch, 1, 1 << 64)
         self.check()
         await self._ask(epoch, self._loop.time() + deadline)
@@ -87,12 +88,15 @@ class Hold:
             request = grid_pb2.HoldRequest(
                 name=self.name, owner=self.owner, epoch=epoch, for_ms=self._for_ms, taken=self._taken
             )
+            held, self.epoch = self.epoch, Epoch(max(self.epoch, epoch))  # a move without an answer may yet be done
             try:
                 reply = await self._dispatcher.ask("Hold", request, until)
-            except HoldLostError as error:
-                self.error = error
+            except CallerError as error:
+                self.epoch = held
+                if isinstance(error, HoldLostError):
+                    self.error = error
                 raise
-            self.epoch, self._taken = Epoch(reply.epoch), reply.taken
+            self.epoch, self._taken = Epoch(max(self.epoch, reply.epoch)), reply.taken
             self._expires = asked_at + reply.left_ms / 1_000
 
 
