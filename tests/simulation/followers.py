@@ -68,7 +68,7 @@ class Follower:
             if entries is not None:
                 self._take(entries, through)
             else:
-                self._merge = LogMerge(serving, self.map, self.after, node.control.closed)
+                self._merge = LogMerge(serving, self.map, self.after, node.control.closed, node.control)
                 self._read_log(self._merge)
         self._soon()
 

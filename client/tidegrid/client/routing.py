@@ -60,11 +60,17 @@ def routing_of(reply: grid_pb2.HelloReply) -> Routing:
 
 def map_of(spec: control_pb2.MapSpec) -> MapSpec:
     key = tuple(KeyField(part.name, part.type) for part in spec.key)
-    return MapSpec(spec.name, MapKind(spec.kind), key, spec.affinity, spec.derived, spec.schema)
+    return MapSpec(spec.name, MapKind(spec.kind), key, spec.affinity, spec.derived, spec.schema, spec.merged)
 
 
 def spec_message(spec: MapSpec) -> control_pb2.MapSpec:
     key = [control_pb2.KeyField(name=part.name, type=part.type) for part in spec.key]
     return control_pb2.MapSpec(
-        name=spec.name, kind=int(spec.kind), key=key, affinity=spec.affinity, derived=spec.derived, schema=spec.schema
+        name=spec.name,
+        kind=int(spec.kind),
+        key=key,
+        affinity=spec.affinity,
+        derived=spec.derived,
+        schema=spec.schema,
+        merged=spec.merged,
     )

@@ -325,12 +325,15 @@ class MapSpec(google.protobuf.message.Message):
     AFFINITY_FIELD_NUMBER: builtins.int
     DERIVED_FIELD_NUMBER: builtins.int
     SCHEMA_FIELD_NUMBER: builtins.int
+    MERGED_FIELD_NUMBER: builtins.int
     name: builtins.str
     kind: builtins.int
     """1 table, 2 stream, 3 reference"""
     affinity: builtins.int
     derived: builtins.bool
     schema: builtins.int
+    merged: builtins.bool
+    """outputs to it are operands, folded in (effective epoch, position) order"""
     @property
     def key(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeyField]: ...
     def __init__(
@@ -342,8 +345,9 @@ class MapSpec(google.protobuf.message.Message):
         affinity: builtins.int = ...,
         derived: builtins.bool = ...,
         schema: builtins.int = ...,
+        merged: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["affinity", b"affinity", "derived", b"derived", "key", b"key", "kind", b"kind", "name", b"name", "schema", b"schema"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["affinity", b"affinity", "derived", b"derived", "key", b"key", "kind", b"kind", "merged", b"merged", "name", b"name", "schema", b"schema"]) -> None: ...
 
 global___MapSpec = MapSpec
 

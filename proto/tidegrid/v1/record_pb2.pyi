@@ -66,8 +66,9 @@ class Section(google.protobuf.message.Message):
     SCHEMA_FIELD_NUMBER: builtins.int
     map: builtins.str
     ops: builtins.bytes
-    """one byte per change: 1 put, 2 delete, 3 event"""
+    """one byte per change: 1 put, 2 delete, 3 event, 4 merge (the value is an operand)"""
     schema: builtins.int
+    """In ROUTED, of what was delivered: index of its source; of what that set off: of its row"""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """order-preserving encoding"""
@@ -80,7 +81,7 @@ class Section(google.protobuf.message.Message):
     def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
     def causes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """of outputs: index of the write of this frame that caused each; empty for writes"""
+        """of outputs: index of the write of this frame that caused each; empty for writes."""
 
     def __init__(
         self,
@@ -99,6 +100,8 @@ global___Section = Section
 
 @typing.final
 class Source(google.protobuf.message.Message):
+    """What one frame sends to one other partition: entry `index` of the outbox of the record at `position`."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PARTITION_FIELD_NUMBER: builtins.int
@@ -119,6 +122,66 @@ class Source(google.protobuf.message.Message):
 global___Source = Source
 
 @typing.final
+class Outbox(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: builtins.int
+    DEPTH_FIELD_NUMBER: builtins.int
+    MAPS_FIELD_NUMBER: builtins.int
+    SECTIONS_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    """the receiver"""
+    depth: builtins.int
+    """how many triggers lie behind the deepest of these outputs"""
+    @property
+    def maps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def sections(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """without versions; causes as in the record"""
+
+    def __init__(
+        self,
+        *,
+        partition: builtins.int = ...,
+        depth: builtins.int = ...,
+        maps: collections.abc.Iterable[builtins.str] | None = ...,
+        sections: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["depth", b"depth", "maps", b"maps", "partition", b"partition", "sections", b"sections"]) -> None: ...
+
+global___Outbox = Outbox
+
+@typing.final
+class Failure(google.protobuf.message.Message):
+    """A delivered output whose own triggers failed: it is there, and what they would have made of it is not."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: builtins.int
+    TRIGGER_FIELD_NUMBER: builtins.int
+    MODULE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    row: builtins.int
+    """counted through the delivered rows"""
+    trigger: builtins.str
+    module: builtins.str
+    line: builtins.int
+    message: builtins.str
+    def __init__(
+        self,
+        *,
+        row: builtins.int = ...,
+        trigger: builtins.str = ...,
+        module: builtins.str = ...,
+        line: builtins.int = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["line", b"line", "message", b"message", "module", b"module", "row", b"row", "trigger", b"trigger"]) -> None: ...
+
+global___Failure = Failure
+
+@typing.final
 class Record(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -129,7 +192,7 @@ class Record(google.protobuf.message.Message):
     EFFECTIVE_FIELD_NUMBER: builtins.int
     REF_EPOCH_FIELD_NUMBER: builtins.int
     TIME_MS_FIELD_NUMBER: builtins.int
-    SOURCE_FIELD_NUMBER: builtins.int
+    SOURCES_FIELD_NUMBER: builtins.int
     SESSIONS_FIELD_NUMBER: builtins.int
     FIRST_SEQUENCES_FIELD_NUMBER: builtins.int
     COUNTS_FIELD_NUMBER: builtins.int
@@ -139,6 +202,7 @@ class Record(google.protobuf.message.Message):
     WRITE_SECTIONS_FIELD_NUMBER: builtins.int
     NODE_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
     kind: global___Kind.ValueType
     partition: builtins.int
     term: builtins.int
@@ -153,7 +217,9 @@ class Record(google.protobuf.message.Message):
     incarnation: builtins.int
     """of OPEN"""
     @property
-    def source(self) -> global___Source: ...
+    def sources(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Source]:
+        """of ROUTED"""
+
     @property
     def sessions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """Request ids of the writes, in order, as runs of consecutive sequences."""
@@ -165,10 +231,16 @@ class Record(google.protobuf.message.Message):
     @property
     def sections(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
     @property
-    def outbox(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
+    def outbox(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """each an Outbox"""
+
     @property
     def maps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The map of each section, so that a follower picks its sections without parsing the others."""
+
+    @property
+    def failures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Failure]:
+        """of ROUTED"""
 
     def __init__(
         self,
@@ -180,7 +252,7 @@ class Record(google.protobuf.message.Message):
         effective: builtins.int = ...,
         ref_epoch: builtins.int = ...,
         time_ms: builtins.int = ...,
-        source: global___Source | None = ...,
+        sources: collections.abc.Iterable[global___Source] | None = ...,
         sessions: collections.abc.Iterable[builtins.bytes] | None = ...,
         first_sequences: collections.abc.Iterable[builtins.int] | None = ...,
         counts: collections.abc.Iterable[builtins.int] | None = ...,
@@ -190,8 +262,8 @@ class Record(google.protobuf.message.Message):
         write_sections: builtins.int = ...,
         node: builtins.int = ...,
         incarnation: builtins.int = ...,
+        failures: collections.abc.Iterable[global___Failure] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["counts", b"counts", "effective", b"effective", "first_sequences", b"first_sequences", "incarnation", b"incarnation", "kind", b"kind", "maps", b"maps", "node", b"node", "outbox", b"outbox", "partition", b"partition", "ref_epoch", b"ref_epoch", "sections", b"sections", "sessions", b"sessions", "source", b"source", "stamp", b"stamp", "term", b"term", "time_ms", b"time_ms", "write_sections", b"write_sections"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["counts", b"counts", "effective", b"effective", "failures", b"failures", "first_sequences", b"first_sequences", "incarnation", b"incarnation", "kind", b"kind", "maps", b"maps", "node", b"node", "outbox", b"outbox", "partition", b"partition", "ref_epoch", b"ref_epoch", "sections", b"sections", "sessions", b"sessions", "sources", b"sources", "stamp", b"stamp", "term", b"term", "time_ms", b"time_ms", "write_sections", b"write_sections"]) -> None: ...
 
 global___Record = Record

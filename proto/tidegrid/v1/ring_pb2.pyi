@@ -11,6 +11,7 @@ import google.protobuf.message
 import tidegrid.v1.control_pb2
 import tidegrid.v1.errors_pb2
 import tidegrid.v1.grid_pb2
+import tidegrid.v1.record_pb2
 import typing
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
@@ -34,6 +35,8 @@ class NodeMessage(google.protobuf.message.Message):
     SETTLED_FIELD_NUMBER: builtins.int
     SETTLED_RECEIVED_FIELD_NUMBER: builtins.int
     SETTLE_FIELD_NUMBER: builtins.int
+    DELIVER_FIELD_NUMBER: builtins.int
+    DELIVERED_FIELD_NUMBER: builtins.int
     view: builtins.int
     sender: builtins.int
     sender_incarnation: builtins.int
@@ -61,6 +64,10 @@ class NodeMessage(google.protobuf.message.Message):
     def settled_received(self) -> global___SettledReceived: ...
     @property
     def settle(self) -> global___Settle: ...
+    @property
+    def deliver(self) -> global___Deliver: ...
+    @property
+    def delivered(self) -> global___Delivered: ...
     def __init__(
         self,
         *,
@@ -79,10 +86,12 @@ class NodeMessage(google.protobuf.message.Message):
         settled: global___Settled | None = ...,
         settled_received: global___SettledReceived | None = ...,
         settle: global___Settle | None = ...,
+        deliver: global___Deliver | None = ...,
+        delivered: global___Delivered | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "wake", b"wake"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "sender", b"sender", "sender_incarnation", b"sender_incarnation", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "view", b"view", "wake", b"wake"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["token", "token_received", "wake", "reference_request", "reference_reply", "borrow", "lent", "declined", "settled", "settled_received", "settle"] | None: ...
+    def HasField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "deliver", b"deliver", "delivered", b"delivered", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "wake", b"wake"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "deliver", b"deliver", "delivered", b"delivered", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "sender", b"sender", "sender_incarnation", b"sender_incarnation", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "view", b"view", "wake", b"wake"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["token", "token_received", "wake", "reference_request", "reference_reply", "borrow", "lent", "declined", "settled", "settled_received", "settle", "deliver", "delivered"] | None: ...
 
 global___NodeMessage = NodeMessage
 
@@ -477,3 +486,65 @@ class Settle(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "group", b"group", "partition", b"partition"]) -> None: ...
 
 global___Settle = Settle
+
+@typing.final
+class Deliver(google.protobuf.message.Message):
+    """Routed outputs (rule X): what a record in the log of `source.partition` sends to another partition, said again until
+    it is answered.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    EFFECTIVE_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    OUTBOX_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    effective: builtins.int
+    time_ms: builtins.int
+    outbox: builtins.bytes
+    """an Outbox"""
+    partition: builtins.int
+    """the receiver"""
+    @property
+    def source(self) -> tidegrid.v1.record_pb2.Source: ...
+    def __init__(
+        self,
+        *,
+        source: tidegrid.v1.record_pb2.Source | None = ...,
+        effective: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        outbox: builtins.bytes = ...,
+        partition: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["effective", b"effective", "outbox", b"outbox", "partition", b"partition", "source", b"source", "time_ms", b"time_ms"]) -> None: ...
+
+global___Deliver = Deliver
+
+@typing.final
+class Delivered(google.protobuf.message.Message):
+    """It is in the log, and so is all that followed from it: `tails` cover that."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    TAILS_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    """the receiver"""
+    @property
+    def source(self) -> tidegrid.v1.record_pb2.Source: ...
+    @property
+    def tails(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.control_pb2.Tail]: ...
+    def __init__(
+        self,
+        *,
+        source: tidegrid.v1.record_pb2.Source | None = ...,
+        partition: builtins.int = ...,
+        tails: collections.abc.Iterable[tidegrid.v1.control_pb2.Tail] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["partition", b"partition", "source", b"source", "tails", b"tails"]) -> None: ...
+
+global___Delivered = Delivered

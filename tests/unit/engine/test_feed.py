@@ -12,6 +12,10 @@ from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.log.record import RequestRun, encode_data, encode_open, encode_section
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term, partition_log
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.maps import MapSpec
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.declarations import spec_message
+from tidegrid.v1.control_pb2 import Close, ControlRecord, GridCreated, MapDeclared, Tail
 
 from tests.unit.engine.stand import client_session, key, pack
 
@@ -53,6 +57,20 @@ class Logs:
     def _append(self, number: int, stamp: int, payload: bytes) -> Position:
         name = partition_log(PartitionId(number))
         return self.log.append([Entry(name, self.log.tail(name), Epoch(stamp), payload)])[0]
+
+    def control(self) -> ControlState:
+        """All that was written is closed."""
+        control = ControlState()
+        close = Close(epoch=10**6)
+        close.tails.extend(
+            Tail(partition=number, position=self.log.tail(partition_log(PartitionId(number))))
+            for number in range(len(self.partitions))
+        )
+        records = [ControlRecord(created=GridCreated(grid_id=b"g" * 16, partitions=len(self.partitions)))]
+        records += [ControlRecord(map=MapDeclared(spec=spec_message(MapSpec(name)))) for name in MAPS]
+        for position, record in enumerate([*records, ControlRecord(close=close)], 1):
+            control.apply(Position(position), record)
+        return control
 
     def wanted(self, name: str, after: int, through: int) -> list[FeedEntry]:
         return sorted(
@@ -100,7 +118,7 @@ def test_a_merge_of_logs_is_the_feed(
 ) -> None:
     logs, epoch = build(plan, partitions, 0)
     after, through = min(after, epoch), min(max(after, through), epoch)
-    merge = LogMerge(logs.partitions, "a", Epoch(after), Epoch(through))
+    merge = LogMerge(logs.partitions, "a", Epoch(after), Epoch(through), logs.control())
     got: list[FeedEntry] = []
     handed_out = 0
     for _ in range(10_000):
@@ -139,7 +157,7 @@ def test_memory_gives_the_same_or_says_that_it_cannot(
 
 
 def test_a_follower_of_no_partitions_is_always_done() -> None:
-    merge = LogMerge([], "a", Epoch(3), Epoch(9))
+    merge = LogMerge([], "a", Epoch(3), Epoch(9), Logs(0, 0).control())
     assert merge.mark == 9 and merge.needs() is None and merge.take(100) == []
 
 
@@ -177,7 +195,7 @@ def test_the_next_close_is_the_first_one_kept_above(epochs: list[int], kept_max:
 
 def test_an_epoch_half_read_is_not_marked() -> None:
     logs, _ = build([(0, 1, "write", ["a"], 1), (0, 0, "write", ["a"], 1), (0, 1, "write", ["b"], 1)], 1, 0)
-    merge = LogMerge(logs.partitions, "a", Epoch(1), Epoch(3))
+    merge = LogMerge(logs.partitions, "a", Epoch(1), Epoch(3), logs.control())
     marks = []
     while merge.mark < 3:
         while (need := merge.needs()) is not None:

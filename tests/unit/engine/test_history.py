@@ -43,10 +43,9 @@ def history(stand: Stand, of: Any, after: int = 0, through: int | None = None, r
         last = request.below if end is None else min(end, request.below)
         from_log = LogPage(stand.partition(), "t", key(of), cursor, last)
         name = partition_log(ZERO)
-        position = cursor.position or stand.log.position_before(name, cursor.epoch)
+        from_log.position = from_log.position or stand.log.position_before(name, from_log.begins_above)
         while from_log.wanted:
-            from_log.give(stand.log.read(name, position, read_bytes))
-            position = from_log.cursor.position
+            from_log.give(stand.log.read(name, from_log.position, read_bytes))
         found += from_log.versions
         cursor, count = Cursor(last) if from_log.complete else from_log.cursor, count + 1
         if from_log.complete and last == end:
@@ -149,7 +148,7 @@ def test_the_horizon_may_move_between_two_pages() -> None:
         request = ask(stand, "a", cursor)
         page = LogPage(stand.partition(), "t", key("a"), cursor, request.below)
         while page.wanted:
-            page.give(stand.log.read(partition_log(ZERO), page.cursor.position, 1))
+            page.give(stand.log.read(partition_log(ZERO), page.position, 1))
         rest = ask(stand, "a", Cursor(request.below)).versions
         assert [number for _, number, _ in [*page.versions, *rest]] == [4, 5, 6]
 

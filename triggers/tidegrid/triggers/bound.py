@@ -17,10 +17,14 @@ from tidegrid.triggers.key_reader import key_reader
 PUT: Final = 1
 DELETE: Final = 2
 EVENT: Final = 3
-OP_NAMES: Final = ("", "put", "delete", "event")
+MERGE: Final = 4
+OP_NAMES: Final = ("", "put", "delete", "event", "merge")
 
 Output = tuple[int, str, bytes, bytes | None]
 """(op, map, encoded key, encoded value; None for a delete). A plain tuple: one is made per output."""
+
+Routed = tuple[int, int, Output]
+"""(partition, how many triggers lie behind it, output)"""
 
 
 class BoundMap:
@@ -42,15 +46,15 @@ class Target:
     """A map that a trigger may emit to.
 
     `same_key`: a key of the source is a key of the target, in the same partition, so its bytes can be used as they are.
-    `matches` accepts exactly the encoded keys of the target; None where any key will do.
+    `matches` accepts exactly the encoded keys of the target; None where any key will do. `takes`: ops.
     """
 
-    __slots__ = ("map", "matches", "name", "same_key", "stream")
+    __slots__ = ("map", "matches", "name", "same_key", "takes")
 
     def __init__(self, source: BoundMap, target: BoundMap) -> None:
         self.map = target
         self.name = target.name
-        self.stream = target.kind is MapKind.STREAM
+        self.takes = _takes(target.spec)
         self.matches = key_pattern(target.spec.key).fullmatch if target.spec.key else None
         self.same_key = same_partition(source.spec, target.spec) and (
             not target.spec.key or _types(source.spec) == _types(target.spec)
@@ -72,6 +76,12 @@ class BoundTrigger:
 def same_partition(one: MapSpec, other: MapSpec) -> bool:
     """Whether equal keys of the two maps are in one partition, whatever the key."""
     return one.affinity == other.affinity
+
+
+def _takes(spec: MapSpec) -> frozenset[int]:
+    if spec.kind is MapKind.STREAM:
+        return frozenset((EVENT,))
+    return frozenset((PUT, DELETE, MERGE) if spec.merged else (PUT, DELETE))
 
 
 def _types(spec: MapSpec) -> tuple[str, ...]:

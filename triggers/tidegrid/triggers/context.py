@@ -1,7 +1,11 @@
 """What a trigger can look at besides the write: state of the same partition, reference maps, time, seeded randomness.
 
-A look-up sees everything that came before it in the partition: durable or in flight, earlier in this frame, this
-write itself, and its outputs so far. Reference maps are read as of one closed epoch, that of the frame.
+A look-up sees everything that came before it in the partition: durable or in flight, earlier in this frame, and this
+write itself. What was routed here from another partition sees the partition as of its epoch (rule X6). Reference maps
+are read as of one closed epoch, that of the frame.
+
+Maps that receive outputs are not there to be looked up: an output of the same epoch may still be on its way to them,
+so what a trigger would see were a matter of chance. What depends on their state is a Merge.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.maps import MapKind
 from tidegrid.grid.model.values import decode_value
-from tidegrid.triggers.bound import BoundMap, Output, same_partition
+from tidegrid.triggers.bound import BoundMap, same_partition
 from tidegrid.triggers.decoded import DecodedValues, LookedUp
 from tidegrid.triggers.seeded import SeededRandom
 from tidegrid.triggers.write import Write
@@ -34,7 +38,7 @@ class State(Protocol):
     """What the engine lends to a session."""
 
     def get(self, map_name: str, key: bytes, /) -> bytes | None:
-        """The latest value in this partition, frames in flight and this frame included; None: absent."""
+        """The value of a direct map in this partition, with frames in flight and this frame; None: absent."""
         ...
 
     def reference(self, map_name: str, key: bytes, /) -> bytes | None:
@@ -43,21 +47,14 @@ class State(Protocol):
 
 
 class Context:
-    """The second argument of a trigger, here called `grid`. Valid until the trigger returns.
-
-    Invariant: `_local` holds what the first `_indexed` outputs of this root write left behind. Nothing is indexed
-    before a trigger asks.
-    """
+    """The second argument of a trigger, here called `grid`. Valid until the trigger returns."""
 
     __slots__ = (
         "_decoded",
         "_drawn",
         "_frame",
-        "_indexed",
-        "_local",
         "_looked_up",
         "_maps",
-        "_outputs",
         "_random",
         "_root",
         "_state",
@@ -70,7 +67,6 @@ class Context:
     time_ms: int
     _write: Write
     _root: tuple[BoundMap, bytes, bytes | None, int]
-    _outputs: list[Output]
 
     def __init__(
         self,
@@ -87,15 +83,13 @@ class Context:
         self._maps = maps
         self._looked_up = looked_up
         self._decoded = decoded
-        self._local: dict[tuple[str, bytes], bytes | None] = {}
-        self._indexed = 0
         self._random: SeededRandom | None = None
         self._drawn: dict[tuple[str, bytes, int], int] = {}
 
     def get(self, map: str, key: Any) -> Any:
         """The value of `key` in a table or reference map, or None. `key` is a tuple, or a scalar for a key of one.
 
-        Tables are reached on keys of the write's own partition. Values of reference maps are read-only: copy one to
+        Tables are those that clients write, on keys of the write's own partition. Values of reference maps are read-only: copy one to
         change it. Raises UnknownMapError, WrongKindError (a stream has no state), InvalidKeyError, and
         TriggerModuleError for a key of another partition.
         """
@@ -111,6 +105,8 @@ class Context:
                 map=map,
                 kind="stream",
             )
+        if source.spec.derived:
+            raise unreadable(f"grid.get({map!r}, ...)", map)
         write = self._write
         if key is write._key and same_partition(source.spec, write._source.spec):
             encoded = write._key_bytes
@@ -134,9 +130,11 @@ class Context:
             self._random = SeededRandom(facts.encode() + key)
         return self._random
 
-    def stored(self, map: str, key: bytes) -> bytes | None:
-        """The value before this root write, as bytes."""
-        return self._state.get(map, key)
+    def stored(self, source: BoundMap, key: bytes) -> bytes | None:
+        """The value before this write, as bytes."""
+        if source.spec.derived:
+            raise unreadable("write.previous", source.name)
+        return self._state.get(source.name, key)
 
     def _look_up(self, looked_up: LookedUp, map: str, key: Any) -> Any:
         raw = self._state.reference(map, encode_key(key))
@@ -146,32 +144,27 @@ class Context:
         return value
 
     def _latest(self, map: str, key: bytes) -> bytes | None:
-        local = self._index()
-        if local and (map, key) in local:
-            return local[map, key]
         root, root_key, root_value, _ = self._root
         if key == root_key and map == root.name:
             return root_value
         return self._state.get(map, key)
 
-    def _index(self) -> dict[tuple[str, bytes], bytes | None]:
-        """What this root write's outputs so far left behind."""
-        outputs, local = self._outputs, self._local
-        if self._indexed < len(outputs):
-            for _, name, key, value in outputs[self._indexed :]:
-                local[name, key] = value
-            self._indexed = len(outputs)
-        return local
-
     def _end(self, accepted: bool) -> None:
-        """After a root write that looked up outputs or drew numbers. What a refused write drew, it did not draw."""
-        self._local.clear()
-        self._indexed = 0
+        """After a root write that drew numbers. What a refused write drew, it did not draw."""
         if self._random is not None:
             self._random = None
             if not accepted:
                 source, key, _, version = self._root
                 self._drawn[source.name, key, version] -= 1
+
+
+def unreadable(what: str, map: str) -> TriggerModuleError:
+    return TriggerModuleError(
+        f"{what} asks for the state of {map!r}, a map that receives outputs: others may be on their way to it. Look up maps "
+        "that clients write, or emit a Merge, which is folded into the state where it is",
+        map=map,
+        rule="derived-lookup",
+    )
 
 
 def _out_of_reach(map: str, key: object, partition: int, own: int) -> TriggerModuleError:

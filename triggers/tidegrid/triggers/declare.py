@@ -21,6 +21,7 @@ from tidegrid.grid.model.maps import KeyField, MapKind
 DECLARATIONS: Final = "__tidegrid_declarations__"
 
 TriggerFunction = Callable[..., Any]
+FoldFunction = Callable[[Any, Any], Any]
 F = TypeVar("F", bound=TriggerFunction)
 
 
@@ -35,6 +36,7 @@ class MapDeclaration:
     affinity: int | None
     schema: int
     line: int
+    fold: FoldFunction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,27 @@ class Declarations:
 
 
 def table(
-    name: str, key: Sequence[str] = (), *, like: str | None = None, affinity: int | None = None, schema: int = 0
+    name: str,
+    key: Sequence[str] = (),
+    *,
+    like: str | None = None,
+    affinity: int | None = None,
+    schema: int = 0,
+    fold: FoldFunction | None = None,
 ) -> None:
     """Declares a map of keyed state.
 
     `key` names the elements of a key, each `"name"` (a str) or `"name:type"` with a type of str, int, float, bool,
     bytes, any. `like` takes key and affinity from another map. `affinity=n` puts keys with equal first n elements
     into one partition, so that triggers can look them up. `schema` is the schema number of writes that name none.
+
+    `fold(state, operand)` gives the table's new value of a key for each `Merge` that triggers emit to it; `state` is None
+    at first, and None as the answer deletes. It must be pure, and must not change its arguments. One that fails leaves
+    the state as it was.
     """
-    _declare(sys._getframe(1), MapKind.TABLE, name, key, like, affinity, schema)
+    if fold is not None and not callable(fold):
+        raise ConfigurationError(f"map {name!r}: fold is {fold!r}; give a function of (state, operand)", map=name)
+    _declare(sys._getframe(1), MapKind.TABLE, name, key, like, affinity, schema, fold)
 
 
 def stream(
@@ -129,11 +143,12 @@ def _declare(
     like: str | None,
     affinity: int | None,
     schema: int,
+    fold: FoldFunction | None = None,
 ) -> None:
     if key and like is not None:
         raise ConfigurationError(f"map {name!r} is given key= and like={like!r}; keep one of them", map=name)
     fields = tuple(KeyField.parse(text) for text in _names("key", key)) if key else None
-    declared = MapDeclaration(name, kind, fields, like, affinity, schema, frame.f_lineno)
+    declared = MapDeclaration(name, kind, fields, like, affinity, schema, frame.f_lineno, fold)
     _of_frame(frame).maps.append(declared)
 
 

@@ -7,12 +7,12 @@ hash run the same code. It is what a DEPLOY record carries.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tidegrid.grid.model.maps import MapSpec
-from tidegrid.triggers.declare import TriggerFunction
+from tidegrid.triggers.declare import FoldFunction, TriggerFunction
 
 
 class Module(NamedTuple):
@@ -38,12 +38,14 @@ class TriggerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """`maps` are those the modules declare, with `derived` set on those that receive outputs; `triggers` in order."""
+    """`maps` are those the modules declare, with `derived` set on those that receive outputs; `triggers` in order;
+    `folds` by map."""
 
     modules: tuple[Module, ...]
     maps: tuple[MapSpec, ...]
     triggers: tuple[TriggerSpec, ...]
     hash: bytes
+    folds: Mapping[str, FoldFunction] = field(default_factory=dict)
 
 
 def content_hash(modules: Iterable[Module]) -> bytes:

@@ -41,8 +41,15 @@ def assemble(
 ) -> Deployment:
     """A deployment of modules whose code ran already."""
     sources = tuple(sources)
-    maps, triggers = resolve(tuple(loaded), known)
-    return Deployment(modules=sources, maps=maps, triggers=triggers, hash=content_hash(sources))
+    modules = tuple(loaded)
+    maps, triggers = resolve(modules, known)
+    folds = {
+        declared.name: declared.fold
+        for module in modules
+        for declared in module.declarations.maps
+        if declared.fold is not None
+    }
+    return Deployment(modules=sources, maps=maps, triggers=triggers, hash=content_hash(sources), folds=folds)
 
 
 def execute(module: Module, digest: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a trigger can answer: put, delete, event, or a rejection of the write.
+"""What a trigger can answer: put, delete, event, merge, or a rejection of the write.
 
 Outputs are plain data, cheap to make: the runtime encodes and checks them as they are yielded. They are not collected
 by the garbage collector's cycle search (`gc=False`): an output lives for the length of one write.
@@ -6,10 +6,9 @@ by the garbage collector's cycle search (`gc=False`): an output lives for the le
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
-from tidegrid.grid.model.errors import NotSupportedError
 
 
 class Put(msgspec.Struct, frozen=True, gc=False, eq=True):
@@ -35,19 +34,16 @@ class Event(msgspec.Struct, frozen=True, gc=False, eq=True):
     value: Any
 
 
-class Merge:
-    """Reserved: an operand that the store folds into the state of its target. Making one raises NotSupportedError."""
+class Merge(msgspec.Struct, frozen=True, gc=False, eq=True):
+    """Fold `operand` into the state of `key` in the table `map`, by the fold that the table is declared with.
 
-    def __init__(self, map: str, key: Any, operand: Any) -> None:
-        _refuse(map)
+    For what depends on the state of its target: counts, sums, the latest by business time. Outputs of many writes, from
+    any partition, are folded in (effective epoch, position) order, so none is lost and all copies come to the same.
+    """
 
-
-def _refuse(name: str) -> NoReturn:
-    raise NotSupportedError(
-        f"Merge is not offered yet by this version (map {name!r}); emit a Put computed from the write itself, "
-        "or read the old value with grid.get and put the new one",
-        map=name,
-    )
+    map: str
+    key: Any
+    operand: Any
 
 
 class Reject(Exception):
@@ -58,4 +54,4 @@ class Reject(Exception):
         self.reason = reason
 
 
-Output = Put | Delete | Event
+Output = Put | Delete | Event | Merge

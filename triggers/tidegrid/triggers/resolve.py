@@ -2,7 +2,8 @@
 
 1. A map is declared once (the same declaration in two modules counts as one). `like` lends key and affinity.
 2. A stream without a key takes key and affinity of the map whose trigger emits to it, if all its triggers agree.
-3. A map that receives outputs is derived. It is not a reference map, and not one that was written directly before.
+3. A map that receives outputs, or has a fold, is derived. It is not a reference map, and not one that was written
+   directly before. Triggers run on no map with a fold: its values are not final before their epoch is closed.
 4. A trigger has a name of its own, runs on maps that exist, emits to maps that exist, and not to the map it runs on.
 
 Errors are TriggerModuleError with module and line of the declaration at fault.
@@ -64,7 +65,7 @@ def _collect(modules: Sequence[LoadedModule]) -> dict[str, _Placed]:
     for module in modules:
         for declared in module.declarations.maps:
             before = placed.setdefault(declared.name, _Placed(module.name, declared))
-            if dataclasses.replace(declared, line=0) != dataclasses.replace(before.declaration, line=0):
+            if _comparable(declared) != _comparable(before.declaration):
                 raise module_error(
                     module.name,
                     declared.line,
@@ -72,6 +73,15 @@ def _collect(modules: Sequence[LoadedModule]) -> dict[str, _Placed]:
                     "declare it once, or twice alike",
                 )
     return placed
+
+
+def _comparable(declared: MapDeclaration) -> MapDeclaration:
+    """Two folds of one name are two functions, and count as alike; the module's own comes last."""
+    return dataclasses.replace(declared, line=0, fold=None if declared.fold is None else _no_fold)
+
+
+def _no_fold(state: Any, _operand: Any) -> Any:
+    return state
 
 
 def _spec(name: str, placed: Mapping[str, _Placed], known: Mapping[str, MapSpec], asked: tuple[str, ...]) -> MapSpec:
@@ -93,7 +103,8 @@ def _spec(name: str, placed: Mapping[str, _Placed], known: Mapping[str, MapSpec]
         model = _spec(declared.like, placed, known, (*asked, name))
         key, affinity = model.key, model.affinity if affinity is None else affinity
     try:
-        return MapSpec(name, declared.kind, key or (), affinity or 0, False, declared.schema).validate()
+        merged = declared.fold is not None
+        return MapSpec(name, declared.kind, key or (), affinity or 0, merged, declared.schema, merged).validate()
     except ConfigurationError as error:
         raise module_error(module, declared.line, error.message) from None
 
@@ -106,7 +117,21 @@ def _check_trigger(
             if name not in names:
                 problem = UnknownMapError.of(name, names)
                 raise module_error(module, trigger.line, f"trigger {trigger.name!r} {role} {name!r}: {problem.message}")
+    for name in trigger.on:
+        if names[name].merged:
+            raise module_error(
+                module,
+                trigger.line,
+                f"trigger {trigger.name!r} runs on {name!r}, a map with a fold, whose values are not final before their epoch "
+                "is closed; put it on what is merged into that map",
+            )
     for name in trigger.emits:
+        if names[name].merged and name not in own:
+            raise module_error(
+                module,
+                trigger.line,
+                f"trigger {trigger.name!r} emits to {name!r}, whose fold is not in this deployment; declare that map here, with its fold",
+            )
         if name in trigger.on:
             raise module_error(
                 module,
@@ -172,15 +197,21 @@ def _lend_keys_to_streams(
 def _finish(placed: _Placed, spec: MapSpec, emitted: bool, before: MapSpec | None) -> MapSpec:
     module, declared = placed
     if before is not None:
-        if (before.kind, before.key, before.affinity) != (spec.kind, spec.key, spec.affinity):
+        if (before.kind, before.key, before.affinity, before.merged) != (
+            spec.kind,
+            spec.key,
+            spec.affinity,
+            spec.merged,
+        ):
             raise module_error(
                 module,
                 declared.line,
-                f"map {spec.name!r} exists with another kind, key or affinity; those stay as they are for its life: use another name",
+                f"map {spec.name!r} exists with another kind, key or affinity, or without a fold; those stay as they are for its life: use another name",
             )
         if emitted and not before.derived:
             raise module_error(module, declared.line, _written_directly("of this deployment", spec.name))
         emitted = emitted or before.derived
+    emitted = emitted or spec.merged
     try:
         return dataclasses.replace(spec, derived=emitted).validate()
     except ConfigurationError as error:

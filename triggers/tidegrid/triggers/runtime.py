@@ -4,6 +4,7 @@
     program = runtime.program(map_name)                                 None: no triggers, skip everything
     session = runtime.bind(FrameContext(...), state)                    once per frame
     session.activate(program, op, key, value, version, schema)          once per write: outputs or a Rejection
+    runtime.folds[map_name](state, operand)                             state, for tables with a fold
 
 Pure: no clock, no I/O, no randomness of its own. Caches live here, bounded, and hold nothing but what decodes to the
 same again. One runtime serves any number of partitions from one thread.
@@ -18,14 +19,15 @@ from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.model.partitioner import Partitioner
-from tidegrid.triggers.bound import BoundMap, BoundTrigger, Output, Target
+from tidegrid.triggers.bound import BoundMap, BoundTrigger, Output, Routed, Target
 from tidegrid.triggers.context import Context, FrameContext, State
 from tidegrid.triggers.decoded import DecodedValues, LookedUp
 from tidegrid.triggers.deployment import Deployment, TriggerSpec
+from tidegrid.triggers.folding import BoundFold
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.session import Session
 
-__all__ = ["BoundMap", "FrameContext", "Output", "Rejection", "Session", "State", "TriggerRuntime"]
+__all__ = ["BoundMap", "FrameContext", "Output", "Rejection", "Routed", "Session", "State", "TriggerRuntime"]
 
 
 class TriggerRuntime:
@@ -41,6 +43,7 @@ class TriggerRuntime:
         self._maps = {name: BoundMap(spec, Partitioner(partitions, spec.affinity).of) for name, spec in maps.items()}
         self._looked_up = {name: LookedUp() for name, bound in self._maps.items() if bound.kind is MapKind.REFERENCE}
         self._looked_up_epoch = Epoch(0)
+        self.folds = {name: BoundFold(name, fold, limits) for name, fold in deployment.folds.items()}
         for trigger in deployment.triggers:
             for name in (*trigger.on, *trigger.emits):
                 if name not in self._maps:

@@ -2,7 +2,8 @@
 
 It never raises, whatever the author's code does (KeyboardInterrupt alone passes): failures are data. An output is
 encoded and checked when it is yielded, and if its map has triggers they run at once, before the next output (depth
-first, in order). One failure anywhere in the chain rejects the root write with all its outputs.
+first, in order). One failure anywhere in the chain rejects the root write with all its outputs. An output whose key
+belongs to another partition is *routed*: it is left in `routed`, and what it sets off runs there.
 
 Cost on top of the author's code, per write with two outputs: about 2 us, of which 1 us decodes the key. Hence plain
 tuples, no dataclass, and the short way for `output.key is write.key`.
@@ -19,7 +20,6 @@ from typing import Any, Final, NoReturn
 from msgspec import UNSET
 from tidegrid.grid.model.errors import (
     InvalidKeyError,
-    NotSupportedError,
     TooLargeError,
     TriggerModuleError,
     UnknownMapError,
@@ -28,19 +28,33 @@ from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import encode_value
 from tidegrid.triggers.blame import line_of, text_of
-from tidegrid.triggers.bound import DELETE, EVENT, OP_NAMES, PUT, BoundMap, BoundTrigger, Output, Target
+from tidegrid.triggers.bound import (
+    DELETE,
+    EVENT,
+    MERGE,
+    OP_NAMES,
+    PUT,
+    BoundMap,
+    BoundTrigger,
+    Output,
+    Routed,
+    Target,
+)
 from tidegrid.triggers.context import Context
-from tidegrid.triggers.outputs import Delete, Event, Put, Reject
+from tidegrid.triggers.outputs import Delete, Event, Merge, Put, Reject
 from tidegrid.triggers.rejection import Rejection, rejection
 from tidegrid.triggers.write import Write
 
-_OPS: Final[dict[type, int]] = {Put: PUT, Delete: DELETE, Event: EVENT}
+_OPS: Final[dict[type, int]] = {Put: PUT, Delete: DELETE, Event: EVENT, Merge: MERGE}
 
 
 class Session:
-    """The triggers of one frame. Made by `TriggerRuntime.bind`; not to be used for another frame."""
+    """The triggers of one frame. Made by `TriggerRuntime.bind`; not to be used for another frame.
 
-    __slots__ = ("_context", "_limits", "_maps", "_partition", "_rejection")
+    `routed`: the outputs to other partitions of the write that was activated last.
+    """
+
+    __slots__ = ("_context", "_limits", "_maps", "_partition", "_rejection", "routed")
 
     def __init__(self, context: Context, maps: dict[str, BoundMap], partition: int, limits: Limits) -> None:
         self._context = context
@@ -48,6 +62,7 @@ class Session:
         self._partition = partition
         self._limits = limits
         self._rejection: Rejection | None = None
+        self.routed: list[Routed] = []
 
     def activate(
         self,
@@ -58,27 +73,31 @@ class Session:
         version: int,
         schema: int = 0,
         decoded: Any = UNSET,
+        depth: int = 0,
     ) -> list[Output] | Rejection:
         """Outputs of this write, in order and checked, or why a trigger refuses it.
 
         `key` and `value` are encoded and were let in (value None: a delete); `version` is the number the write gets.
-        `decoded`: the value, where the caller has decoded it already; it is given away.
+        `decoded`: the value, where the caller has decoded it already; it is given away. `depth`: how many triggers lie
+        behind a write that was routed here.
         """
         context = self._context
         outputs: list[Output] = []
-        context._outputs = outputs
+        if self.routed:
+            self.routed = []
         context._root = (program, key, value, version)
         try:
-            self._run(program, op, key, value, decoded, version, schema, UNSET, 1, outputs)
+            self._run(program, op, key, value, decoded, version, schema, depth + 1, outputs)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             refused, self._rejection = self._rejection, None
+            self.routed = []
             context._end(accepted=False)
             if refused is None:  # a bug of ours: still only this write is refused
                 refused = rejection(program.name, "", 0, key, text_of(error), failed=True)
             return refused
-        if context._indexed or context._random is not None:
+        if context._random is not None:
             context._end(accepted=True)
         return outputs
 
@@ -96,7 +115,6 @@ class Session:
         decoded: Any,
         version: int,
         schema: int,
-        previous: Any,
         depth: int,
         outputs: list[Output],
     ) -> None:
@@ -105,7 +123,7 @@ class Session:
         for trigger in program.triggers:
             if trigger.schema is not None and trigger.schema != schema:
                 continue
-            write = Write(context, program, OP_NAMES[op], key, value, version, schema, UNSET, decoded, UNSET, previous)
+            write = Write(context, program, OP_NAMES[op], key, value, version, schema, UNSET, decoded)
             decoded = UNSET  # each trigger has a value of its own
             context._write = write
             produced: Iterable[Any] = ()
@@ -121,19 +139,27 @@ class Session:
                     target = targets.get(output.map)
                     if target is None:
                         self._refuse_map(output.map, trigger)
-                    if target.stream is not (out_op == EVENT):
+                    if out_op not in target.takes:
                         _refuse_op(out_op, target)
                     out_key = output.key
-                    encoded = key if out_key is write._key and target.same_key else self._locate(target, out_key)
-                    body = encode_value(output.value, limits) if out_op != DELETE else None
-                    if len(outputs) >= limits.outputs_max:
-                        _refuse_count(limits.outputs_max)
-                    if target.map.triggers:
-                        before = context._index().get((target.name, encoded), UNSET)
-                        outputs.append((out_op, target.name, encoded, body))
-                        self._chain(target.map, out_op, encoded, body, before, depth, outputs)
+                    if out_key is write._key and target.same_key:
+                        encoded, partition = key, self._partition
                     else:
-                        outputs.append((out_op, target.name, encoded, body))
+                        encoded = self._encoded(target, out_key)
+                        partition = target.map.partition_of(encoded)
+                    body: bytes | None = None
+                    if out_op == MERGE:
+                        body = encode_value(output.operand, limits)
+                    elif out_op != DELETE:
+                        body = encode_value(output.value, limits)
+                    if len(outputs) + len(self.routed) >= limits.outputs_max:
+                        _refuse_count(limits.outputs_max)
+                    if partition != self._partition:
+                        self.routed.append((partition, depth, (out_op, target.name, encoded, body)))
+                        continue
+                    outputs.append((out_op, target.name, encoded, body))
+                    if target.map.triggers:
+                        self._chain(target.map, out_op, encoded, body, depth, outputs)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -148,7 +174,6 @@ class Session:
         op: int,
         key: bytes,
         value: bytes | None,
-        previous: Any,
         depth: int,
         outputs: list[Output],
     ) -> None:
@@ -159,22 +184,15 @@ class Session:
                 what="chain of triggers",
                 limit=self._limits.chain_depth_max,
             )
-        self._run(program, op, key, value, UNSET, 0, program.schema, previous, depth + 1, outputs)
+        self._run(program, op, key, value, UNSET, 0, program.schema, depth + 1, outputs)
 
-    def _locate(self, target: Target, key: Any) -> bytes:
+    def _encoded(self, target: Target, key: Any) -> bytes:
         """The encoded key of an output that is not simply the key of its write."""
         encoded = encode_key(key, self._limits.key_bytes_max)
         if target.matches is not None and target.matches(encoded) is None:
             fields = ", ".join(f"{field.name}:{field.type}" for field in target.map.spec.key)
             raise InvalidKeyError(
                 f"an output to {target.name!r} has the key {key!r}; keys of that map are ({fields})", map=target.name
-            )
-        partition = target.map.partition_of(encoded)
-        if partition != self._partition:
-            raise NotSupportedError(
-                f"an output to {target.name!r} has the key {key!r} of partition {partition}, its write is in partition {self._partition}; "
-                "outputs to other partitions are not offered yet by this version: give both maps the same affinity and the output a key that begins alike",
-                map=target.name,
             )
         return encoded
 
@@ -195,7 +213,7 @@ def _outputs_of(produced: Any) -> Iterable[Any]:
     if isinstance(produced, Iterable) and not isinstance(produced, str | bytes | dict):
         return produced
     raise TriggerModuleError(
-        f"it returned an object of type {type(produced).__name__}; return None, a Put, Delete or Event, or an iterable of these"
+        f"it returned an object of type {type(produced).__name__}; return None, a Put, Delete, Event or Merge, or an iterable of these"
     )
 
 
@@ -228,14 +246,19 @@ def _end(produced: Iterable[Any]) -> None:
 def _refuse_type(output: Any, trigger: BoundTrigger) -> NoReturn:
     said = "yielded" if trigger.generator else "returned"
     raise TriggerModuleError(
-        f"it {said} an object of type {type(output).__name__} as an output; outputs are Put, Delete and Event"
+        f"it {said} an object of type {type(output).__name__} as an output; outputs are Put, Delete, Event and Merge"
     )
 
 
 def _refuse_op(op: int, target: Target) -> NoReturn:
-    if target.stream:
+    if EVENT in target.takes:
         raise TriggerModuleError(
             f"map {target.name!r} is a stream, which takes Event and not {OP_NAMES[op].title()}", map=target.name
+        )
+    if op == MERGE:
+        raise TriggerModuleError(
+            f"map {target.name!r} has no fold, so it takes no Merge; declare it with table({target.name!r}, ..., fold=function)",
+            map=target.name,
         )
     raise TriggerModuleError(
         f"map {target.name!r} is a table, which takes Put and Delete and not Event", map=target.name

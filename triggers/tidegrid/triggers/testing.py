@@ -30,10 +30,10 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.grid.model.values import decode_value, encode_value
-from tidegrid.triggers.bound import DELETE, EVENT, PUT, Output
+from tidegrid.triggers.bound import DELETE, EVENT, MERGE, PUT, Output
 from tidegrid.triggers.deployment import Deployment, Module, TriggerSpec
 from tidegrid.triggers.loader import NOTHING_KNOWN, assemble, load_modules
-from tidegrid.triggers.outputs import Delete, Event, Put
+from tidegrid.triggers.outputs import Delete, Event, Merge, Put
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.resolve import LoadedModule
 from tidegrid.triggers.runtime import FrameContext, TriggerRuntime
@@ -49,7 +49,7 @@ _NO_ROWS: Final[Rows] = {}
 class Result(NamedTuple):
     """What one write brought about: outputs in order, those of chained triggers included, or why it was refused."""
 
-    outputs: list[Put | Delete | Event]
+    outputs: list[Put | Delete | Event | Merge]
     rejected: Rejection | None
 
 
@@ -147,14 +147,14 @@ class TriggerTest:
         )
         version = 1 if rows.get(map, encoded) is None else 2
         self._seen.clear()
-        outcome = self._runtime.bind(frame, rows).activate(
-            program, op, encoded, value, version, spec.schema if schema is None else schema
-        )
+        session = self._runtime.bind(frame, rows)
+        outcome = session.activate(program, op, encoded, value, version, spec.schema if schema is None else schema)
         for name, write in self._seen:
             _check_unchanged(name, write)
         if isinstance(outcome, Rejection):
             return Result([], outcome)
-        return Result([_readable(output) for output in outcome], None)
+        routed = [output for _, _, output in session.routed]
+        return Result([_readable(output) for output in (*outcome, *routed)], None)
 
     def _spec(self, name: str) -> MapSpec:
         spec = self._maps.get(name)
@@ -200,11 +200,14 @@ def _load(module: ModuleType | Path | str, maps: Mapping[str, MapSpec]) -> Deplo
     return load_modules([find_module(module)], maps)
 
 
-def _readable(output: Output) -> Put | Delete | Event:
+_OUTPUTS: Final[dict[int, type[Put | Event | Merge]]] = {PUT: Put, EVENT: Event, MERGE: Merge}
+
+
+def _readable(output: Output) -> Put | Delete | Event | Merge:
     op, name, key, value = output
     if op == DELETE or value is None:
         return Delete(name, decode_key(key))
-    return (Put if op == PUT else Event)(name, decode_key(key), decode_value(value))
+    return _OUTPUTS[op](name, decode_key(key), decode_value(value))
 
 
 def _check_unchanged(trigger: str, write: Write) -> None:

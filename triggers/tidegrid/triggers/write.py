@@ -23,7 +23,7 @@ class Frame(Protocol):
     @property
     def time_ms(self) -> int: ...
 
-    def stored(self, map: str, key: bytes) -> bytes | None: ...
+    def stored(self, source: BoundMap, key: bytes) -> bytes | None: ...
 
 
 class Write(msgspec.Struct, gc=False, eq=False):
@@ -43,7 +43,6 @@ class Write(msgspec.Struct, gc=False, eq=False):
     _key: Any = UNSET
     _value: Any = UNSET
     _previous: Any = UNSET
-    _previous_bytes: Any = UNSET  # of an output of this same root write; UNSET: ask the state
 
     @property
     def map(self) -> str:
@@ -68,12 +67,13 @@ class Write(msgspec.Struct, gc=False, eq=False):
 
     @property
     def previous(self) -> Any:
-        """The value before this write; None when there was none, and for an event."""
+        """The value before this write; None when there was none, and for an event.
+
+        Raises TriggerModuleError on a map that receives outputs, of which one may still be on its way.
+        """
         previous = self._previous
         if previous is UNSET:
-            raw = self._previous_bytes if self.op != "event" else None
-            if raw is UNSET:
-                raw = self._frame.stored(self.map, self._key_bytes)
+            raw = self._frame.stored(self._source, self._key_bytes) if self.op != "event" else None
             previous = self._previous = decode_value(raw) if raw is not None else None
         return previous
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tidegrid.grid.engine.frame import section_bytes
+from tidegrid.grid.engine.write import section_bytes
 from tidegrid.grid.model.errors import UnknownMapError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.key_grammar import key_pattern

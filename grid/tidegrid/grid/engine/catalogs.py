@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Final
+
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import Deployment
+from tidegrid.grid.store.merged import Fold
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.runtime import TriggerRuntime
 
+KEPT_MAX: Final = 4  # what is routed late runs by the catalog of its own epoch
+
 
 class Catalogs:
-    """`at(epoch)` is a function of the control log's prefix and the epoch alone; the newest answer is kept."""
+    """`at(epoch)` is a function of the control log's prefix and the epoch alone; the newest answers are kept."""
 
     def __init__(self, control: ControlState, limits: Limits) -> None:
         self._control = control
         self._limits = limits
-        self._newest: Catalog | None = None
-        self._until: Epoch | None = None
+        self._kept: OrderedDict[Epoch, Catalog] = OrderedDict()
 
     def forget(self) -> None:
-        """The control log has declared something: the span of the newest catalog may have shrunk."""
-        self._until = self._control.next_activation(self._newest.since) if self._newest is not None else None
+        """The control log has declared something, which may act from an epoch that was asked for already."""
+        self._kept.pop(self._control.highest_activation, None)
 
     def at(self, epoch: Epoch) -> Catalog:
         """Raises TriggerModuleError when the deployment in force does not load here."""
-        newest = self._newest
-        if newest is not None and newest.since <= epoch and (self._until is None or epoch < self._until):
-            return newest
-        deployment = self._control.deployment_at(epoch)
-        made = self._make(epoch, deployment)
-        self._newest, self._until = made, self._control.next_activation(epoch)
+        since = self._control.activation_at(epoch)
+        known = self._kept.get(since)
+        if known is not None:
+            self._kept.move_to_end(since)
+            return known
+        made = self._kept[since] = self._make(since, self._control.deployment_at(epoch))
+        if len(self._kept) > KEPT_MAX:
+            self._kept.popitem(last=False)
         return made
 
-    def _make(self, epoch: Epoch, deployment: Deployment | None) -> Catalog:
-        specs = self._control.maps_at(epoch)
+    def fold(self, map_name: str, epoch: Epoch) -> Fold:
+        """That of a map with one, for operands of `epoch`."""
+        runtime = self.at(epoch).runtime
+        assert runtime is not None, "only triggers emit operands"
+        return runtime.folds[map_name]
+
+    def _make(self, since: Epoch, deployment: Deployment | None) -> Catalog:
+        specs = self._control.maps_at(since)
         runtime = None
         if deployment is not None and deployment.modules:
             runtime = TriggerRuntime(
                 load_modules(deployment.modules, specs), specs, self._control.partitions, self._limits
             )
-        return Catalog(epoch, specs, runtime, self._control.partitions)
+        return Catalog(since, specs, runtime, self._control.partitions)
 
     def reference_maps(self) -> frozenset[str]:
         return frozenset(name for name, spec in self._control.declared.items() if spec.kind is MapKind.REFERENCE)

@@ -6,6 +6,8 @@ Chunks are msgpack arrays that begin with their kind:
     ["rows", map, keys, [[value or nil, version, epoch, position, time_ms] ...] per key]
     ["one",  map, keys, values (nil: tombstone), versions, stamps as [epoch, position, time_ms] runs, run lengths]
     ["sessions", [[session, lowest, highest, runs] ...]]
+    ["routes", sources taken, consignments]                                        see Routes.rows
+    ["operands", map, [[key, epoch, position, time_ms, number, op, payload] ...]]  not settled, see merged.py
 
 `one` holds the keys with a single version, nearly all of them, as columns. Writes go on between slices: a slice holds
 the versions up to the checkpoint's position, the log holds the rest.
@@ -20,10 +22,11 @@ from typing import Any, Final
 import msgspec
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.log.entry import LogRecord
-from tidegrid.grid.log.record import DATA, FILL, OPEN, PUT, ROUTED, RequestRun, decode_record, decode_section
+from tidegrid.grid.log.record import DATA, EVENT, FILL, OPEN, ROUTED, RequestRun, decode_record, decode_section
 from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Position, Term
 from tidegrid.grid.model.stamp import Stamp
+from tidegrid.grid.store.merged import MergedTable, Operand
 from tidegrid.grid.store.table import Table
 
 FORMAT: Final = 1
@@ -46,9 +49,18 @@ def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
         partition.references_changed,
         opened,
     ]
-    # Taken before the first chunk is out: request memory has no positions by which to leave out what comes later.
+    # Taken before the first chunk is out: none of it has positions by which to leave out what comes later.
     sessions = [[session, lowest, highest, runs] for session, lowest, highest, runs in partition.memory.rows()]
+    routes = partition.routes.rows()
+    operands = {
+        name: [[key, *one.stamp, one.number, one.op, one.payload] for key, one in table.operands()]
+        for name, table in partition.tables.items()
+        if isinstance(table, MergedTable)
+    }
     yield _encode(head)
+    yield _encode(["routes", *routes])
+    for name, unsettled in operands.items():
+        yield _encode(["operands", name, unsettled])
     while sessions:
         part, sessions = sessions[:500], sessions[500:]
         yield _encode(["sessions", part])
@@ -113,6 +125,15 @@ class Recovery:
         elif kind == "sessions":
             for session, lowest, highest, runs in content[1]:
                 partition.memory.load(session, lowest, highest, runs)
+        elif kind == "routes":
+            partition.routes.load(content[1:])
+        elif kind == "operands":
+            table = self._table(content[1])
+            if isinstance(table, MergedTable):
+                table.recall(
+                    (key, Operand(self._shared((epoch, position, time_ms)), number, op, payload))
+                    for key, epoch, position, time_ms, number, op, payload in content[2]
+                )
         elif kind == "one":
             self._load_single(*content[1:])
         elif kind == "rows":
@@ -172,10 +193,12 @@ class Recovery:
             if index < record.write_sections:
                 versions.extend(numbers)
             self.entries += len(numbers)
-            if section.ops and section.ops[0] <= PUT + 1:
+            if section.ops and section.ops[0] != EVENT:
                 self._table(section.map).apply(list(section.keys), list(section.values), section.ops, numbers, stamp)
             if section.map in self._reference_maps:
                 partition.references_changed = Epoch(record.stamp)
+        if record.sources or record.outbox:
+            partition.routes.replayed(item.position, record)
         self._remember(record.sessions, record.first_sequences, record.counts, versions, Epoch(record.stamp))
 
     def _remember(

@@ -1,25 +1,31 @@
-"""Computing a frame: conditions, triggers and version numbers for the writes that wait, row by row.
+"""Computing a frame: conditions, triggers and version numbers for the writes that wait, row by row; or, for a routed
+frame, for what other partitions have sent here.
 
 The base of each row is what the partition will hold once everything before it has landed: this frame's rows so far,
 then the frame in flight, then the table. Nothing here changes the partition: the frame that comes out is applied when
 it has landed, or dropped.
+
+Triggers on what is delivered run by the code of its effective epoch, and see direct maps as of it (rule X6); the
+partition delivers only what it can add nothing to, at or below that epoch, so that is the same in every replay. They
+cannot reject: a write elsewhere is accepted. What fails is written down in the record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Frame, Portion, section_bytes
-from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest
-from tidegrid.grid.log.record import DELETE, EVENT, RequestRun
+from tidegrid.grid.engine.delivery import Delivery
+from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Consigned, Frame, Portion
+from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest, section_bytes
+from tidegrid.grid.log.record import DELETE, EVENT, Failure, RequestRun, Section
 from tidegrid.grid.model.errors import ConflictError, GridError, InvalidValueError, RejectedError, TooLargeError
-from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
-from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Session
+from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Routed, Session
 
 Target = tuple[Columns, dict[bytes, Change], Mapping[bytes, Change], Callable[[bytes], int]]
 """(columns of the outputs, this frame's changes, those of the frame in flight, latest version in the table)"""
@@ -39,6 +45,11 @@ class References(Protocol):
         ...
 
     def get(self, map_name: str, key: bytes, as_of: Epoch) -> bytes | None: ...
+
+
+OUTBOX_BYTES: Final = 32  # what an entry weighs beside its sections
+SOURCE_BYTES: Final = 32
+MESSAGE_CHARS_MAX: Final = 500  # of what a trigger said when it failed
 
 
 class Computation:
@@ -71,10 +82,10 @@ class Computation:
             frame = self.frame
             context = FrameContext(
                 partition=frame.partition,
-                epoch=frame.stamp,
+                epoch=frame.effective,
                 time_ms=frame.time_ms,
                 ref_epoch=self._references.changed,
-                seed=self._seed,
+                seed=self._seed ^ _seed_of(frame.deliveries),
             )
             self._session = self._catalog.runtime.bind(context, self)
         return self._session
@@ -88,7 +99,11 @@ class Computation:
     # What triggers see -------------------------------------------------------------------------------------------
 
     def get(self, map_name: str, key: bytes) -> bytes | None:
-        """Latest value, with this frame's rows and those of the frame in flight."""
+        """Latest value, with this frame's rows and those of the frame in flight; of a routed frame, as of its epoch."""
+        if self.frame.deliveries:
+            table = self._tables.get(map_name)
+            seen = table.as_of(key, self.frame.effective) if table is not None else None
+            return seen[0] if seen is not None else None
         found = self._change(map_name, key)
         if found is not None:
             return found[1]
@@ -170,7 +185,7 @@ class Computation:
         stateful = self._catalog.map(name).spec.stateful
         fresh, older, table = self._layers(name)
         conditions = request.conditions or _NO_CONDITIONS
-        activate = self._bound().activate if program is not None else None
+        session = self._bound() if program is not None else None
         size, ordinal = 0, frame.count
         versions: list[int] = []
         row = request.next_row - 1
@@ -184,17 +199,17 @@ class Computation:
             version += 1
             weight = len(key) + len(value) + PER_WRITE_BYTES
             outputs: list[Output] | None = None
-            if activate is not None:
+            if session is not None:
                 assert program is not None
                 if op == DELETE:
-                    result = activate(program, op, key, None, version, schema)
+                    result = session.activate(program, op, key, None, version, schema)
                 else:
                     try:
                         decoded = check_value(value, limits)
                     except (InvalidValueError, TooLargeError) as error:
                         errors[row] = error
                         continue
-                    result = activate(program, op, key, value, version, schema, decoded)
+                    result = session.activate(program, op, key, value, version, schema, decoded)
                 if type(result) is Rejection:
                     errors[row] = rejected(result)
                     continue
@@ -204,6 +219,8 @@ class Computation:
                     weight += len(out_key) + PER_WRITE_BYTES
                     if out_value is not None:
                         weight += len(out_value)
+                if session.routed:
+                    weight += self._routed_weight(session.routed)
             if size + weight > room - RUN_BYTES * len(errors):
                 if size or frame.size:
                     break
@@ -214,6 +231,8 @@ class Computation:
                 fresh[key] = (version, None if op == DELETE else value)
             if outputs:
                 self._put_outputs(outputs, ordinal + len(versions))
+            if session is not None and session.routed:
+                self._put_routed(session.routed, ordinal + len(versions))
             versions.append(version)
         frame.size += size
         return versions
@@ -259,11 +278,114 @@ class Computation:
             columns.causes.append(cause)
         self.frame.output_count += len(outputs)
 
+    def _routed_weight(self, routed: list[Routed]) -> int:
+        weight, outbox = 0, self.frame.outbox
+        begun: set[tuple[int, str]] = set()
+        for partition, _, (_, name, key, value) in routed:
+            weight += len(key) + PER_WRITE_BYTES + (len(value) if value is not None else 0)
+            known = outbox.get(PartitionId(partition))
+            if (known is None or name not in known.columns) and (partition, name) not in begun:
+                begun.add((partition, name))
+                weight += section_bytes(name) + OUTBOX_BYTES
+        return weight
+
+    def _put_routed(self, routed: list[Routed], cause: int) -> None:
+        outbox = self.frame.outbox
+        for partition, depth, (op, name, key, value) in routed:
+            consigned = outbox.get(PartitionId(partition))
+            if consigned is None:
+                consigned = outbox[PartitionId(partition)] = Consigned()
+            columns = consigned.columns.get(name)
+            if columns is None:
+                columns = consigned.columns[name] = Columns(self._catalog.map(name).spec.schema)
+            columns.keys.append(key)
+            columns.values.append(value or b"")
+            columns.ops.append(op)
+            columns.causes.append(cause)
+            consigned.depth = max(consigned.depth, depth)
+        self.frame.output_count += len(routed)
+
+    # Deliveries --------------------------------------------------------------------------------------------------
+
+    def deliver(self, delivery: Delivery) -> bool:
+        """Takes a delivery whole, if there is room; the first one always goes in."""
+        frame = self.frame
+        weight = delivery.size + SOURCE_BYTES
+        weight += sum(section_bytes(section.map) for section in delivery.sections)
+        if frame.deliveries and frame.framing + frame.size + weight > self._limits.record_bytes_max:
+            return False
+        frame.deliveries.append(delivery)
+        frame.size += weight
+        for section in delivery.sections:
+            first, numbers = frame.count, self._take_in(section, len(frame.deliveries) - 1)
+            program = self._catalog.runtime.program(section.map) if self._catalog.runtime is not None else None
+            if program is not None:
+                self._set_off(program, section, delivery.depth, first, numbers)
+        return True
+
+    def _take_in(self, section: Section, source: int) -> list[int]:
+        """The rows of a section, as rows of the frame's own; returns their version numbers."""
+        frame, name = self.frame, section.map
+        columns = frame.writes.get((name, section.schema))
+        if columns is None:
+            columns = frame.writes[(name, section.schema)] = Columns(section.schema)
+        keys, ops = list(section.keys), section.ops
+        numbers = [1] * len(keys)
+        if self._catalog.map(name).spec.stateful:
+            fresh, older, table = self._layers(name)
+            for at, key in enumerate(keys):
+                known = fresh.get(key) or older.get(key)
+                stored = table.latest_version(key) if table is not None else 0
+                numbers[at] = (stored if known is None else known[0]) + 1
+                fresh[key] = (numbers[at], None if ops[at] == DELETE else section.values[at])
+        columns.add_writes(keys, list(section.values), ops, numbers, frame.count)
+        columns.causes += [source] * len(keys)
+        frame.count += len(keys)
+        return numbers
+
+    def _set_off(self, program: BoundMap, section: Section, depth: int, first: int, numbers: list[int]) -> None:
+        """Triggers on what was delivered. They have the record to themselves but for the delivery (partition.py)."""
+        frame, session = self.frame, self._bound()
+        room = self._limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
+        for row, (key, value, op) in enumerate(zip(section.keys, section.values, section.ops, strict=True)):
+            result = session.activate(program, op, key, None if op == DELETE else value, 0, section.schema, depth=depth)
+            if type(result) is Rejection:
+                self._note_failure(first + row, result.trigger, result.module, result.line, result.message)
+                continue
+            assert type(result) is list
+            weight = sum(len(key) + len(out or b"") + PER_WRITE_BYTES for _, _, key, out in result)
+            weight += self._routed_weight(session.routed)
+            if frame.size + weight > room:
+                text = f"the outputs weigh {weight:,} bytes more than the record has room for; emit less at a time"
+                self._note_failure(first + row, "", "", 0, text)
+                continue
+            frame.size += weight
+            self._put_outputs(result, first + row)
+            self._put_routed(session.routed, first + row)
+
+    def _note_failure(self, row: int, trigger: str, module: str, line: int, message: str) -> None:
+        """A row that failed is always noted, its words as long as there is room: rows weigh less than they are taken for."""
+        frame = self.frame
+        failure = Failure(row=row, trigger=trigger, module=module, line=line, message=message[:MESSAGE_CHARS_MAX])
+        weight = failure.ByteSize() + PER_WRITE_BYTES
+        if frame.framing + frame.size + weight > self._limits.record_bytes_max:
+            failure, weight = Failure(row=row), 0
+        frame.size += weight
+        frame.failures.append(failure)
+
     def _target(self, name: str) -> Target:
         """Where the outputs to one map go, and what their version numbers go on from."""
         columns = self.frame.outputs[name] = Columns(self._catalog.map(name).spec.schema)
         fresh, older, table = self._layers(name)
         return columns, fresh, older, table.latest_version if table is not None else _never
+
+
+def _seed_of(deliveries: Sequence[Delivery]) -> int:
+    """What is delivered has no version number of its own to draw by."""
+    if not deliveries:
+        return 0
+    partition, position, entry = deliveries[0].source
+    return (position << 48) ^ (partition << 24) ^ (entry + 1)
 
 
 def rejected(outputs: Rejection) -> RejectedError:

@@ -5,7 +5,10 @@ final, in order, and ends each step with a mark: nothing at or below it is still
 memory do not cover is merged from the partition logs by `LogMerge`, in bounded pieces; so a follower that stalls, or
 comes back after days, costs the node a cursor and nothing else.
 
-Sections travel as the bytes that are in the log.
+Sections travel as the bytes that are in the log; of a map with a fold, which has operands there, with what they led to.
+
+A record that was routed here may be later in the log than its epoch, but not by more than the stamping limit allows:
+whatever is still to come in a log has an effective epoch above the last stamp read less the limit's span.
 """
 
 from __future__ import annotations
@@ -16,8 +19,11 @@ from typing import NamedTuple
 
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.log.entry import LogRecord
-from tidegrid.grid.log.record import DATA, ROUTED, decode_record
-from tidegrid.grid.model.ids import Epoch, PartitionId, Position, Term
+from tidegrid.grid.log.record import DATA, DELETE, PUT, ROUTED, decode_record, decode_section
+from tidegrid.grid.model.errors import EpochTooOldError
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, PartitionId, Position, Term
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.store.merged import MergedTable
 
 READ_BYTES = 256 * 1024  # of one read of one partition log while catching up
 
@@ -41,12 +47,29 @@ def recent_entries(
         frames = partition.recent.between(after, through)
         if frames is None:
             return None
+        found = []
         for frame in frames:
             for name, section in zip(frame.maps, frame.sections, strict=True):
                 if name == map_name:
-                    entries.append(FeedEntry(frame.effective, frame.partition, frame.position, frame.time_ms, section))
+                    found.append(FeedEntry(frame.effective, frame.partition, frame.position, frame.time_ms, section))
+        entries += _with_states(partition, map_name, found)
     entries.sort(key=_order)
     return entries
+
+
+def _with_states(partition: Partition, map_name: str, entries: list[FeedEntry]) -> list[FeedEntry]:
+    """Of a map with a fold: what its operands led to, in their place. All lie above the horizon."""
+    table = partition.tables.get(map_name)
+    return entries if not isinstance(table, MergedTable) else [_with_state(table, entry) for entry in entries]
+
+
+def _with_state(table: MergedTable, entry: FeedEntry) -> FeedEntry:
+    section = decode_section(entry.section)
+    stamp = (entry.effective, entry.position, entry.time_ms)
+    states = [table.value_at(key, stamp, number) for key, number in zip(section.keys, section.versions, strict=True)]
+    section.values[:] = [state or b"" for state in states]
+    section.ops = bytes(DELETE if state is None else PUT for state in states)
+    return entry._replace(section=section.SerializeToString())
 
 
 def _order(entry: FeedEntry) -> tuple[int, int, int]:
@@ -57,42 +80,58 @@ class LogMerge:
     """Merges partition logs up to a closed epoch `through`.
 
     Lifecycle: `needs` names a partition log to read next, and from where; `give` takes what was read; `take` hands
-    out what is in order. Done when `mark` equals `through`. Holds at most one read per partition.
+    out what is in order. Done when `mark` equals `through`. Holds at most one read per partition, and of a map that
+    receives outputs also what was read ahead of its epoch.
     """
 
-    def __init__(self, partitions: Sequence[Partition], map_name: str, after: Epoch, through: Epoch) -> None:
+    def __init__(
+        self, partitions: Sequence[Partition], map_name: str, after: Epoch, through: Epoch, control: ControlState
+    ) -> None:
+        """Raises EpochTooOldError: of a map with a fold, states below the horizon are not kept."""
+        assert through <= control.closed
         self._partitions = {partition.id: partition for partition in partitions}
         self._map = map_name
         self._after = after
         self.through = through
         self.mark = after
+        spec = control.declared[map_name]
+        self._merged = spec.merged
+        self._in_order = not spec.derived  # the log of each partition has them in order
+        self._lag = control.limit_span if spec.derived else 1
+        self._tails = dict(control.tails)  # all at or below `through` is at or before these
+        self._control = control
         self._buffers: dict[PartitionId, deque[FeedEntry]] = {partition: deque() for partition in self._partitions}
         self._cursors: dict[PartitionId, Position | None] = dict.fromkeys(self._partitions)
         self._seen: dict[PartitionId, Epoch] = dict.fromkeys(self._partitions, after)  # read through, per partition
+        self._check_horizon()
         if not self._partitions:
             self.mark = through
+
+    def _check_horizon(self) -> None:
+        if self._merged and self.mark < self._control.horizon:
+            raise EpochTooOldError.of(self.mark, self._control.horizon)
 
     def needs(self) -> tuple[PartitionId, Position | None] | None:
         """(partition, position to read after; None: find it by the epoch `after`)."""
         for partition, buffer in self._buffers.items():
-            if not buffer and self._seen[partition] < self.through:
+            seen = self._seen[partition]
+            if seen < self.through and (not buffer or (not self._in_order and buffer[0].effective > seen)):
                 return partition, self._cursors[partition]
         return None
 
     def give(self, partition: PartitionId, after: Position, records: Sequence[LogRecord]) -> None:
         """What was read of `partition` after `after`; nothing means that its log ends there."""
         self._cursors[partition] = records[-1].position if records else after
-        if not records:
-            self._seen[partition] = self.through
-            return
-        owner, buffer = self._partitions[partition], self._buffers[partition]
-        for item in records:
-            if item.epoch > self.through:
-                self._seen[partition] = self.through
-                return
-            record = decode_record(item.payload)
+        if not records or records[-1].position >= self._tails.get(partition, BEFORE_FIRST):
+            seen = self.through
+        else:
             # A later record may share its epoch, so only what lies below it is known to be complete.
-            self._seen[partition] = max(self._seen[partition], Epoch(record.stamp - 1))
+            seen = min(self.through, max(self._seen[partition], Epoch(records[-1].epoch - self._lag)))
+        self._seen[partition] = seen
+        owner, buffer = self._partitions[partition], self._buffers[partition]
+        late = False
+        for item in records:
+            record = decode_record(item.payload)
             if record.kind not in (DATA, ROUTED) or not owner.valid(item.position, Term(record.term)):
                 continue
             effective = Epoch(record.effective)
@@ -100,27 +139,28 @@ class LogMerge:
                 continue
             for name, section in zip(record.maps, record.sections, strict=True):
                 if name == self._map:
-                    buffer.append(FeedEntry(effective, partition, item.position, record.time_ms, section))
+                    entry = FeedEntry(effective, partition, item.position, record.time_ms, section)
+                    late = late or (bool(buffer) and entry[:3] < buffer[-1][:3])
+                    buffer.append(entry)
+        if late:
+            self._buffers[partition] = deque(sorted(buffer, key=_order))
 
     def take(self, bytes_max: int) -> list[FeedEntry]:
-        """The next entries in order, about `bytes_max` of them; moves `mark`."""
+        """The next entries in order, about `bytes_max` of them; moves `mark`. Raises EpochTooOldError."""
+        self._check_horizon()
         entries: list[FeedEntry] = []
         size = 0
         while size < bytes_max:
+            open_ends = [p for p, buffer in self._buffers.items() if not (buffer and self._in_order)]
+            complete = min((self._seen[partition] for partition in open_ends), default=self.through)
             heads = [buffer[0] for buffer in self._buffers.values() if buffer]
-            complete = min(
-                (seen for partition, seen in self._seen.items() if not self._buffers[partition]), default=self.through
-            )
-            if not heads:
-                self.mark = max(self.mark, complete)
-                break
-            head = min(heads, key=_order)
-            if head.effective > complete:
+            head = min(heads, key=_order, default=None)
+            if head is None or head.effective > complete:
                 self.mark = max(self.mark, complete)
                 break
             self.mark = max(self.mark, Epoch(head.effective - 1))
             self._buffers[head.partition].popleft()
-            entries.append(head)
+            entries += _with_states(self._partitions[head.partition], self._map, [head])
             size += len(head.section)
         return entries
 

@@ -1,5 +1,8 @@
 """A frame: the writes and outputs of one partition that become durable together, as columns, while they are computed.
 
+Outputs to other partitions go into its outbox, an entry for each of them. A *routed* frame has, in place of writes, what
+such entries of other records bring here: the deliveries.
+
 Lifecycle: computed (stamped, and from then in flight for every promise), then landed at a position, or failed and
 undone. Until it lands nothing outside the partition sees it; the partition's own next frame and triggers do, through
 `changes`. A frame in which every write was refused has no payload: its answers wait for the frame before it.
@@ -11,19 +14,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tidegrid.grid.engine.delivery import Delivery
 from tidegrid.grid.engine.write import WriteRequest
-from tidegrid.grid.log.record import RequestRun, encode_data, encode_section
+from tidegrid.grid.log.record import (
+    DATA,
+    ROUTED,
+    Failure,
+    RequestRun,
+    SourceId,
+    encode_data,
+    encode_outbox,
+    encode_routed,
+    encode_section,
+)
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Term
 
 RECORD_BYTES: Final = 128
 RUN_BYTES: Final = 48
 """What a record and a run of request ids weigh at most beside their content; rows have PER_WRITE_BYTES."""
-
-
-def section_bytes(name: str) -> int:
-    """What one more section weighs at most beside its rows. Its map is named in the record too."""
-    return 2 * len(name.encode()) + 48
 
 
 Change = tuple[int, bytes | None]
@@ -41,7 +50,7 @@ class Columns:
         self.ops = bytearray()
         self.versions: list[int] = []
         self.numbers: list[int] = []  # of writes
-        self.causes: list[int] = []  # of outputs: the number of the write
+        self.causes: list[int] = []  # of outputs: the number of the write; of what is delivered: its source
         self.schema = schema
         self.runs: list[tuple[RequestRun, list[int]]] = []  # of writes: request ids with versions
 
@@ -67,6 +76,14 @@ class Portion:
 
 
 @dataclass(slots=True)
+class Consigned:
+    """Outputs to one other partition. `depth`: of the deepest, how many triggers lie behind it."""
+
+    depth: int = 0
+    columns: dict[str, Columns] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Loan:
     """The frame was computed for a commit group, and its slot is lent to the group's coordinator (rule G)."""
 
@@ -88,6 +105,9 @@ class Frame:
     changes: dict[str, dict[bytes, Change]] = field(default_factory=dict)
     writes: dict[tuple[str, int], Columns] = field(default_factory=dict)  # by (map, schema)
     outputs: dict[str, Columns] = field(default_factory=dict)
+    outbox: dict[PartitionId, Consigned] = field(default_factory=dict)
+    deliveries: list[Delivery] = field(default_factory=list)  # of a routed frame, all of one effective epoch
+    failures: list[Failure] = field(default_factory=list)  # of triggers on what was delivered
     size: int = 0  # of the rows
     framing: int = (
         RECORD_BYTES  # an upper bound of what the record weighs beside its rows, sections of outputs left out
@@ -96,8 +116,22 @@ class Frame:
     output_count: int = 0
     maps: list[str] = field(default_factory=list)
     sections: list[bytes] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)  # the outbox, serialised
     payload: bytes | None = None
     loan: Loan | None = None
+
+    @property
+    def kind(self) -> int:
+        return ROUTED if self.deliveries else DATA
+
+    @property
+    def effective(self) -> Epoch:
+        """At which epoch readers see it: that of its stamp, or of what it delivers."""
+        return self.deliveries[0].effective if self.deliveries else self.stamp
+
+    @property
+    def sources(self) -> list[SourceId]:
+        return [delivery.source for delivery in self.deliveries]
 
     def seal(self, *, stamped: bool = True) -> None:
         """Serialises sections and record, each once; a record that is lent gets its stamp from the coordinator."""
@@ -109,28 +143,58 @@ class Frame:
             if columns.keys:
                 order += columns.numbers
                 runs.extend(run for run, _ in columns.runs)
-                self._add(name, columns, ())
+                self._add(name, columns, columns.causes)
         write_sections = len(self.sections)
-        place = {number: at for at, number in enumerate(order)} if write_sections > 1 and self.outputs else None
+        place = {number: at for at, number in enumerate(order)} if write_sections > 1 else None
         for name, columns in self.outputs.items():
-            causes = columns.causes if place is None else [place[number] for number in columns.causes]
-            self._add(name, columns, causes)
-        self.payload = encode_data(
+            self._add(name, columns, _placed(columns.causes, place))
+        for partition, consigned in sorted(self.outbox.items()):
+            sections = [
+                _section(name, columns, _placed(columns.causes, place)) for name, columns in consigned.columns.items()
+            ]
+            self.entries.append(encode_outbox(partition, consigned.depth, list(consigned.columns), sections))
+        stamp = self.stamp if stamped else Epoch(0)
+        if not self.deliveries:
+            self.payload = encode_data(
+                self.partition,
+                self.term,
+                stamp,
+                self.ref_epoch,
+                self.time_ms,
+                runs,
+                self.maps,
+                self.sections,
+                write_sections,
+                self.entries,
+            )
+            return
+        for failure in self.failures:
+            failure.row = failure.row if place is None else place[failure.row]
+        self.payload = encode_routed(
             self.partition,
             self.term,
-            self.stamp if stamped else Epoch(0),
+            stamp,
+            self.effective,
             self.ref_epoch,
             self.time_ms,
-            runs,
+            self.sources,
             self.maps,
             self.sections,
             write_sections,
+            self.entries,
+            self.failures,
         )
 
     def _add(self, name: str, columns: Columns, causes: Sequence[int]) -> None:
         self.maps.append(name)
-        self.sections.append(
-            encode_section(
-                name, columns.keys, columns.values, bytes(columns.ops), columns.versions, causes, columns.schema
-            )
-        )
+        self.sections.append(_section(name, columns, causes))
+
+
+def _section(name: str, columns: Columns, causes: Sequence[int]) -> bytes:
+    return encode_section(
+        name, columns.keys, columns.values, bytes(columns.ops), columns.versions, causes, columns.schema
+    )
+
+
+def _placed(causes: Sequence[int], place: dict[int, int] | None) -> Sequence[int]:
+    return causes if place is None else [place[number] for number in causes]

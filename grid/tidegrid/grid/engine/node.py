@@ -11,7 +11,6 @@ the one before it in its partition has.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,31 +24,34 @@ from tidegrid.grid.engine.effects import (
     Purpose,
     ReadLog,
     Slot,
-    Tell,
     Try,
 )
 from tidegrid.grid.engine.exchange import ReferenceExchange
 from tidegrid.grid.engine.feed import Closes
+from tidegrid.grid.engine.frame import Frame
 from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.groups import Groups
 from tidegrid.grid.engine.intake import Carry, Intake, Request
 from tidegrid.grid.engine.lending import Lending
 from tidegrid.grid.engine.opening import Opening
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.post import LETTERS, Post
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.retention import Retention, RetentionOptions
+from tidegrid.grid.engine.routing import Routing
 from tidegrid.grid.engine.tenure import Tenure
 from tidegrid.grid.engine.waiting import Milestone
 from tidegrid.grid.engine.writes import WritePath
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
-from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import Closed, ControlEvent, ControlState, Deployed, HorizonMoved, MapAdded, ViewChanged
 from tidegrid.grid.ring.local import AppendClose, EpochRaised, Evict, RingOptions, Send
-from tidegrid.grid.ring.messages import Body, Envelope, GroupMessage, TokenMessage, TokenReceived, Wake
+from tidegrid.grid.ring.messages import Body, Envelope, TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.grid.ring.ring import Carried, Ring
+from tidegrid.grid.ring.token import merge_tails
 from tidegrid.grid.ring.view import Member
 from tidegrid.v1 import ring_pb2
 from tidegrid.v1.control_pb2 import ControlRecord
@@ -80,20 +82,40 @@ class Node:
         self._effects: list[Effect] = []
         self._instant = Instant(0.0, 0)
         seed = int.from_bytes(control.grid_id[:8], "big")
-        self.writes = WritePath(limits, seed, self._effects.append)
+        self.writes = WritePath(limits, seed, self._effects.append, lambda: self.ring.epoch, self._frame_landed)
         self.copies = ReferenceCopies(first_number=incarnation << 32)
         self.references = ReferenceExchange(self.copies, control, me, self.writes.partitions)
         self.retention = Retention(control, retention)
         self._catalogs = Catalogs(control, limits)
+        self.routing = Routing(control, self.writes.partitions, self._catalogs, limits, self.writes.stirred)
         self.ring = Ring(me, incarnation, control, self, ring_options)
         self.tenure = Tenure(
-            member, control, self.ring, self.writes, limits, recent_bytes, self._effects.append, self._opened
+            member,
+            control,
+            self.ring,
+            self.writes,
+            self._catalogs,
+            limits,
+            recent_bytes,
+            self._effects.append,
+            self._opened,
         )
         self.intake = Intake(
             me, control, self.ring, self.writes, self.copies, self._catalogs, limits, self._effects.append, self._commit
         )
         self.lending = Lending(self.writes, control, self._catalogs, self.copies, limits, seed)
         self.groups = Groups(control, limits, self._effects.append, first_attempt=(me << 52) + (incarnation << 32))
+        self.post = Post(
+            me,
+            incarnation,
+            control,
+            self.ring,
+            self.groups,
+            self.lending,
+            self.routing,
+            self._effects.append,
+            self._decided,
+        )
         self._refresh_maps()
 
     def start(self, instant: Instant) -> None:
@@ -120,6 +142,7 @@ class Node:
 
     def take(self) -> list[Effect]:
         """The effects since the last call, in the order in which to perform them."""
+        self.post.routed()
         self._collect_ring()
         effects, self._effects[:] = list(self._effects), []
         return effects
@@ -142,7 +165,7 @@ class Node:
         """The outcome of a `ReadLog`. Raises CorruptionError."""
         self._enter(instant)
         if read.group is not None:
-            self._tell(self.groups.slot_read(instant.now, read, records))
+            self.post.tell(self.groups.slot_read(instant.now, read, records))
         elif self.tenure.opening(read.partition, read.term) is not None:
             self.tenure.log_read(instant.now, instant.time_ms, read, records)
         else:
@@ -150,9 +173,10 @@ class Node:
             self.tenure.refresh()
             self._decided()
 
-    def _opened(self, _partition: Partition) -> None:
+    def _opened(self, partition: Partition) -> None:
+        self.routing.opened(self._instant.now, partition)
         if self.ready():
-            self._tell(self.references.opened(self._instant.now))
+            self.post.tell(self.references.opened(self._instant.now))
 
     # Requests ----------------------------------------------------------------------------------------------------
 
@@ -164,6 +188,7 @@ class Node:
     def _enter(self, instant: Instant) -> None:
         self._instant = instant
         self.intake.now, self.intake.time_ms = instant
+        self.post.now, self.post.time_ms = instant
 
     # The write path ----------------------------------------------------------------------------------------------
 
@@ -172,10 +197,10 @@ class Node:
         self._enter(instant)
         if self.writes.idle:
             return False
-        catalog, epoch, copies = self.catalog, self.ring.epoch, self.copies
+        epoch, copies = self.ring.epoch, self.copies
         worked = 0
         while worked < writes_max and not self.writes.idle:
-            worked += self.writes.compute_one(catalog, epoch, instant.time_ms, copies)
+            worked += self.writes.compute_one(self._catalogs, epoch, instant.time_ms, copies)
         self._lend_on()  # a frame of refusals alone leaves its slot free
         self.ring.stirred(instant.now)
         return True
@@ -201,20 +226,23 @@ class Node:
     # Commit groups (rule G) ------------------------------------------------------------------------------------------
 
     def _commit(self, request: GroupRequest, deadline: float) -> None:
-        self._tell(self.groups.submit(self._instant.now, request, deadline))
+        self.post.tell(self.groups.submit(self._instant.now, request, deadline))
 
     def group_landed(self, instant: Instant, group: Try, positions: Sequence[Position]) -> None:
         self._enter(instant)
-        self._tell(self.groups.landed(instant.now, group, positions))
+        self.post.tell(self.groups.landed(instant.now, group, positions))
 
     def group_failed(self, instant: Instant, group: Try, error: GridError) -> None:
         self._enter(instant)
         if isinstance(error, LogFailedError):
             self.fail(error)
-        self._tell(self.groups.failed(instant.now, group, error))
+        self.post.tell(self.groups.failed(instant.now, group, error))
 
     def _lend_on(self) -> None:
-        self._tell(self.lending.go_on(self._instant.now, self.ring.epoch, self._instant.time_ms))
+        self.post.tell(self.lending.go_on(self._instant.now, self.ring.epoch, self._instant.time_ms))
+
+    def _frame_landed(self, partition: Partition, frame: Frame, position: Position) -> None:
+        self.routing.landed(self._instant.now, partition, frame, position)
 
     def _decided(self) -> None:
         """Frames are in the log, or never will be."""
@@ -260,6 +288,7 @@ class Node:
         if isinstance(event, Closed):
             self.closes.add(event.epoch)
             self.writes.closed(event.epoch)
+            self.routing.closed()
             self._effects.append(ClosedTo(event.epoch))
             self.intake.resume(Milestone.CLOSED, event.epoch)
             self.tenure.closed()
@@ -269,6 +298,7 @@ class Node:
         elif isinstance(event, ViewChanged):
             self.copies.restart()
             self.tenure.view_applied(self._instant.now)
+            self.routing.view_applied(self._instant.now)
         elif isinstance(event, HorizonMoved):
             self.retention.moved(event.epoch)
 
@@ -291,9 +321,8 @@ class Node:
         self.intake.holding.fail(error)
 
     def _refresh_maps(self) -> None:
-        declared = {name: spec.stateful for name, spec in self.control.declared.items()}
         for partition in self.partitions.values():
-            partition.declare(declared)
+            partition.declare(self.control.declared.values())
         self.writes.reference_maps = self.references.names = self._catalogs.reference_maps()
 
     # Peers and time ----------------------------------------------------------------------------------------------
@@ -307,31 +336,10 @@ class Node:
         if carried is Carried.APPLY_FIRST:
             self.intake.read_control(None)
         body = envelope.body
-        if not isinstance(body, GroupMessage):
+        if not isinstance(body, LETTERS):
             self._ring_message(envelope, body)
         elif carried is Carried.TAKEN:  # else its sender says it again
-            self._tell(self._group_message(envelope.sender, body))
-
-    def _group_message(self, sender: NodeId, body: GroupMessage) -> Iterable[tuple[NodeId, Body]]:
-        now, epoch = self._instant.now, self.ring.epoch
-        match body:
-            case ring_pb2.Borrow():
-                letters = self.lending.borrow(now, sender, body, epoch, self._instant.time_ms)
-                self.ring.stirred(now)
-                return letters
-            case ring_pb2.Settled():
-                letters = self.lending.settled(now, sender, body)
-                self._decided()
-                return letters
-            case ring_pb2.Settle():
-                self.lending.settle(now, body)
-            case ring_pb2.Lent():
-                return self.groups.lent(now, sender, body, epoch)
-            case ring_pb2.Declined():
-                return self.groups.declined(now, body, epoch)
-            case ring_pb2.SettledReceived():
-                self.groups.received(body)
-        return ()
+            self.post.received(envelope.sender, body)
 
     def _ring_message(self, envelope: Envelope, body: Body) -> None:
         instant = self._instant
@@ -343,7 +351,7 @@ class Node:
             case Wake():
                 self.ring.wake(instant.now, body.want)
             case ring_pb2.ReferenceRequest() | ring_pb2.ReferenceReply():
-                self._tell(self.references.received(instant.now, envelope.sender, envelope.view, body))
+                self.post.tell(self.references.received(instant.now, envelope.sender, envelope.view, body))
                 self.intake.resume(Milestone.REFERENCES, self.copies.through)
                 self._lend_on()
 
@@ -354,8 +362,9 @@ class Node:
         self.writes.time_passed(instant.now)
         self.lending.time_passed(instant.now)
         self._lend_on()
-        self._tell(self.groups.time_passed(instant.now))
+        self.post.tell(self.groups.time_passed(instant.now))
         self.tenure.time_passed(instant.now)
+        self.routing.time_passed(instant.now)
         self._follow_references()
         record = self.retention.proposal(instant.time_ms, self.writes.history_bytes)
         if record is not None and not self.intake.stopping:
@@ -364,7 +373,7 @@ class Node:
     def deadline(self) -> float | None:
         """When `time_passed` is due."""
         times = [self.ring.deadline(), self.intake.deadline(), self.copies.deadline, self.tenure.deadline()]
-        times += (self.writes.deadline(), self.lending.deadline(), self.groups.deadline())
+        times += (self.writes.deadline(), self.lending.deadline(), self.groups.deadline(), self.routing.deadline())
         return min((time for time in times if time is not None), default=None)
 
     def reclaim(self, budget: int) -> int:
@@ -375,37 +384,22 @@ class Node:
         return self.retention.reclaim(serving, budget)
 
     def _follow_references(self) -> None:
-        self._tell(self.references.advance(self._instant.now))
+        self.post.tell(self.references.advance(self._instant.now))
         self.intake.resume(Milestone.REFERENCES, self.copies.through)
         self._lend_on()
-
-    def _tell(self, messages: Iterable[tuple[NodeId, Body]]) -> None:
-        """What is for this node itself, as the coordinator and an owner at once, is taken in the same step."""
-        letters = deque(messages)
-        while letters:
-            to, body = letters.popleft()
-            if to == self.me and isinstance(body, GroupMessage):
-                letters.extend(self._group_message(to, body))
-            else:
-                self._effects.append(Tell(to, self._envelope(body)))
-
-    def _envelope(self, body: Body) -> Envelope:
-        control = self.control
-        return Envelope(
-            control.grid_id, control.position, self.ring.epoch, control.view.position, self.me, self.incarnation, body
-        )
 
     def _collect_ring(self) -> None:
         while effects := self.ring.take():
             for effect in effects:
                 if isinstance(effect, Send):
-                    self._effects.append(Tell(effect.to, self._envelope(effect.message)))
+                    self.post.send(effect.to, effect.message)
                 elif isinstance(effect, AppendClose):
                     self._effects.append(AppendControl(effect.expected, effect.record))
                 elif isinstance(effect, Evict):
                     self.tenure.evict(effect.nodes)
                 elif isinstance(effect, EpochRaised):
                     self.intake.resume(Milestone.EPOCH, effect.epoch)
+                    self.writes.epoch_raised()
                     self._lend_on()
 
     # Stopping ----------------------------------------------------------------------------------------------------
@@ -413,7 +407,7 @@ class Node:
     def stop(self) -> None:
         """Refuses what is new, and what waits for something else than the log."""
         self.intake.stop()
-        self._tell(self.groups.stop(self._instant.now))
+        self.post.tell(self.groups.stop(self._instant.now))
 
     @property
     def drained(self) -> bool:
@@ -423,12 +417,19 @@ class Node:
 
     def promises(self) -> Iterable[PartitionPromise]:
         for number, partition in self.partitions.items():
-            yield PartitionPromise(number, partition.serving, partition.lowest_in_flight, partition.lowest_lent)
+            yield PartitionPromise(
+                number,
+                partition.serving,
+                partition.lowest_in_flight,
+                partition.lowest_lent,
+                partition.routes.undelivered,
+            )
         for partition in self.writes.undecided():
             yield PartitionPromise(partition.id, True, partition.lowest_in_flight, partition.lowest_lent)
 
     def tails(self) -> Mapping[PartitionId, Position]:
-        return {number: partition.tail for number, partition in self.partitions.items() if partition.serving}
+        own = {number: partition.tail for number, partition in self.partitions.items() if partition.serving}
+        return merge_tails(self.routing.tails, own)
 
     def highest_stamp(self) -> Epoch:
         return self.writes.highest_stamp

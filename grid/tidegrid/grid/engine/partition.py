@@ -4,6 +4,8 @@ Lifecycle: opening (checkpoint and log are replayed, nothing is served), open, d
 taken, what is on its way lands), closed (another owner, or the log has failed). While open, at most one frame is in
 flight; the next one may be computed on top of it and waits. A closed one lives on until its frame in flight is decided.
 
+Besides its clients' writes it takes in what other partitions route here; both go into frames of their own, by turns.
+
 Invariants: nothing that is not durable is seen in any answer, refusals included: all answers of a frame wait for it.
 Stamps never decrease. `floor_epoch` covers every frame from the moment it was stamped (rule E4).
 """
@@ -11,36 +13,56 @@ Stamps never decrease. `floor_epoch` covers every frame from the moment it was s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import Computation, References
+from tidegrid.grid.engine.delivery import Delivery
 from tidegrid.grid.engine.frame import Columns, Frame, Loan
 from tidegrid.grid.engine.recent import LandedFrame, RecentFrames
 from tidegrid.grid.engine.requests import CLIENT_SESSION, RequestMemory
+from tidegrid.grid.engine.routes import Routes
 from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.log.record import SourceId
 from tidegrid.grid.model.errors import GridError, WrongOwnerError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, PartitionId, Position, Term
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.stamp import Stamp
 from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.store.merged import Fold, MergedTable
 from tidegrid.grid.store.table import Table
 
 _EAGER_BYTES = 64 * 1024  # a second frame is computed while one is in flight only when so much waits for it
 
 _NO_TERM: Final = Term(0)
 
+FoldOf = Callable[[str, Epoch], Fold]
+"""The fold of a map with one, as of an epoch."""
+
+
+def _no_folds(map_name: str, _epoch: Epoch) -> Fold:
+    raise AssertionError(f"map {map_name!r} has no fold")
+
 
 class Partition:
     def __init__(
-        self, partition: PartitionId, limits: Limits, session_epochs: int, recent_bytes: int, claim: Term = _NO_TERM
+        self,
+        partition: PartitionId,
+        limits: Limits,
+        session_epochs: int,
+        recent_bytes: int,
+        claim: Term = _NO_TERM,
+        fold_of: FoldOf = _no_folds,
     ) -> None:
         self.id = partition
         self.claim = claim  # the term that the view gives; `term` is that of the last OPEN in the log
         self.limits = limits
         self._session_epochs = session_epochs
+        self._fold_of = fold_of
         self.state = PartitionState.OPENING
         self.term = Term(0)
         self.tail: Position = BEFORE_FIRST
@@ -50,6 +72,11 @@ class Partition:
         self.references_changed = Epoch(0)  # highest stamp of a landed change to a reference map
         self.memory = RequestMemory(limits, session_epochs)
         self.recent = RecentFrames(recent_bytes)
+        self.routes = Routes(partition)
+        self.deliveries: deque[Delivery] = deque()  # came from other partitions, in no frame yet
+        self.delivering: set[SourceId] = set()  # their sources, and those of the frames on their way
+        self.delivery_bytes = 0
+        self._delivered_last = False  # deliveries and writes take turns
         self.queue: deque[WriteRequest] = deque()
         self.queued_bytes = 0
         self.in_flight: Frame | None = None
@@ -76,15 +103,76 @@ class Partition:
         request.answer_rows(0, [0] * len(rows), Epoch(0), dict.fromkeys(rows, error))
         return self._complete(request)
 
-    def wants_computing(self) -> bool:
-        if not self.queue or not self.serving or self.next is not None or (self.reserved and not self._owed):
+    def wants_computing(self, epoch: Epoch) -> bool:
+        """Whether there is something to compute at this epoch."""
+        if not self.serving or self.next is not None:
             return False
-        return self.in_flight is None or (self.in_flight.loan is None and self.queued_bytes >= _EAGER_BYTES)
+        lent_next = self.reserved and not self._owed
+        if self.in_flight is not None:
+            eager = self.queued_bytes + self.delivery_bytes >= _EAGER_BYTES
+            if self.in_flight.loan is not None or lent_next or not eager:
+                return False
+        return bool(self.queue and not lent_next) or self._next_delivery(epoch) is not None
+
+    def deliver(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+        self.delivering.add(delivery.source)
+        self.delivery_bytes += delivery.size
+
+    def _next_delivery(self, epoch: Epoch) -> Delivery | None:
+        """The oldest that can be taken in. One that sets off triggers waits until nothing more can be written here at or
+        below its epoch: then what they look up is the same in every replay (rule X6)."""
+        if not self.deliveries:
+            return None
+        in_flight = self.lowest_in_flight or self.lowest_lent
+        for delivery in self.deliveries:
+            if not delivery.triggered or (
+                delivery.effective < epoch and (in_flight is None or delivery.effective < in_flight)
+            ):
+                return delivery
+        return None
+
+    def delivers_next(self, epoch: Epoch) -> Delivery | None:
+        """What the next frame begins with, when it is the turn of deliveries."""
+        if self._delivered_last and self.queue and not (self.reserved and not self._owed):
+            return None
+        return self._next_delivery(epoch)
+
+    def compute_routed(
+        self,
+        first: Delivery,
+        catalog: Catalog,
+        epoch: Epoch,
+        references: References,
+        seed: int,
+    ) -> Frame:
+        """The next frame, from deliveries. `catalog` is that of the epoch of `first`, `epoch` the node's."""
+        assert self.next is None and self.serving and epoch >= max(self.last_stamp, first.effective)
+        self._delivered_last = True
+        frame = Frame(self.id, self.term, epoch, first.time_ms, references.through)
+        computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
+        for delivery in self._alike(first):
+            if not computation.deliver(delivery):
+                break
+            frame.time_ms = max(frame.time_ms, delivery.time_ms)
+        computation.end()
+        taken = set(frame.sources)
+        self.deliveries = deque(delivery for delivery in self.deliveries if delivery.source not in taken)
+        self.delivery_bytes -= sum(delivery.size for delivery in frame.deliveries)
+        frame.seal()
+        self.next = frame
+        return frame
+
+    def _alike(self, first: Delivery) -> Sequence[Delivery]:
+        """What may share a frame: of one epoch, and setting nothing off, so that it depends on nothing else."""
+        if first.triggered:
+            return (first,)
+        return [one for one in self.deliveries if one.effective == first.effective and not one.triggered]
 
     def compute(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
         """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
         assert self.next is None and self.serving and epoch >= self.last_stamp
-        self._owed = False
+        self._owed = self._delivered_last = False
         frame = Frame(self.id, self.term, epoch, time_ms, references.through)
         computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
         while self.queue:
@@ -121,10 +209,11 @@ class Partition:
         """The frame in flight is in the log (None: it had nothing to append). Returns the requests this completes."""
         frame, self.in_flight = self.in_flight, None
         assert frame is not None
+        self.delivering.difference_update(frame.sources)
         if position is not None and self.serving:
             assert position > self.tail
             self.tail, self.last_stamp = position, frame.stamp
-            stamp: Stamp = (frame.stamp, position, frame.time_ms)
+            stamp: Stamp = (frame.effective, position, frame.time_ms)
             for (name, _), columns in frame.writes.items():
                 self._apply(name, columns, stamp)
                 for run, versions in columns.runs:
@@ -133,7 +222,7 @@ class Partition:
                 self._apply(name, columns, stamp)
             if any(name in frame.maps for name in reference_maps):
                 self.references_changed = frame.stamp
-            self.recent.add(LandedFrame(frame.stamp, self.id, position, frame.time_ms, frame.maps, frame.sections))
+            self.recent.add(LandedFrame(frame.effective, self.id, position, frame.time_ms, frame.maps, frame.sections))
             self.unclosed_bytes.append((frame.stamp, frame.size))
         return self._answer(frame)
 
@@ -174,6 +263,7 @@ class Partition:
         assert frame is not None
         computed, self.next = self.next, None
         done = self._fail(frame, error)
+        self.delivering.difference_update(frame.sources)  # they are said again after a while
         if computed is not None:
             self._requeue(computed)
         return done
@@ -200,6 +290,8 @@ class Partition:
         return done
 
     def _requeue(self, frame: Frame) -> None:
+        self.deliveries.extendleft(reversed(frame.deliveries))
+        self.delivery_bytes += sum(delivery.size for delivery in frame.deliveries)
         for portion in reversed(frame.portions):
             request = portion.request
             request.next_row = portion.begin
@@ -229,7 +321,9 @@ class Partition:
             if not request.unanswered:
                 done.extend(self._complete(request))
         self.queue.clear()
-        self.queued_bytes = 0
+        self.deliveries.clear()  # their senders say them again, to the next owner
+        self.delivering.clear()
+        self.queued_bytes = self.delivery_bytes = 0
         return done
 
     def moved(self) -> WrongOwnerError:
@@ -242,7 +336,7 @@ class Partition:
 
     @property
     def drained(self) -> bool:
-        return self.in_flight is None and self.next is None and not self.queue
+        return self.in_flight is None and self.next is None and not self.queue and not self.deliveries
 
     # Time --------------------------------------------------------------------------------------------------------
 
@@ -269,18 +363,29 @@ class Partition:
     def closed(self, epoch: Epoch) -> int:
         """Bytes that this close takes off what one epoch may weigh."""
         self.memory.closed = epoch
+        if self.serving:  # what is being replayed may still be out of order
+            self.settle(epoch)
         size = 0
         while self.unclosed_bytes and self.unclosed_bytes[0][0] <= epoch:
             size += self.unclosed_bytes.popleft()[1]
         return size
 
-    def declare(self, stateful: Mapping[str, bool]) -> None:
-        for name, keeps in stateful.items():
-            if keeps and name not in self.tables:
-                self.tables[name] = self.new_table()
+    def settle(self, closed: Epoch) -> None:
+        """Nothing comes at or below `closed` any more."""
+        self.routes.closed(closed)
+        for table in self.tables.values():
+            if isinstance(table, MergedTable):
+                table.settle(closed)
+
+    def declare(self, specs: Iterable[MapSpec]) -> None:
+        """A tombstone outlives the sessions that may still refer to its version number."""
+        for spec in specs:
+            if spec.merged and not isinstance(self.tables.get(spec.name), MergedTable):
+                self.tables[spec.name] = MergedTable(partial(self._fold_of, spec.name), self._session_epochs)
+            elif spec.stateful and spec.name not in self.tables:
+                self.tables[spec.name] = self.new_table()
 
     def new_table(self) -> Table:
-        """A tombstone outlives the sessions that may still refer to its version number."""
         return Table(self._session_epochs)
 
     def valid(self, position: Position, term: Term) -> bool:

@@ -38,7 +38,12 @@ class RecentFrames:
         self.complete_after = after
 
     def add(self, frame: LandedFrame) -> None:
-        self._frames.append(frame)
+        """A routed one may be late: it belongs before those of later epochs."""
+        frames = self._frames
+        if frames and frames[-1][:3] > frame[:3]:
+            frames.insert(bisect_right(frames, frame[:3], key=_order), frame)
+        else:
+            frames.append(frame)
         self._size += sum(map(len, frame.sections)) + 200
         while self._size > self._bytes_max and len(self._frames) > 1:
             oldest = self._frames.popleft()
@@ -55,6 +60,10 @@ class RecentFrames:
         first = bisect_right(frames, after, key=_effective)
         last = bisect_right(frames, through, lo=first, key=_effective)
         return [frames[at] for at in range(first, last)]
+
+
+def _order(frame: LandedFrame) -> tuple[Epoch, PartitionId, Position]:
+    return frame[:3]
 
 
 def _effective(frame: LandedFrame) -> Epoch:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.effects import AppendControl, Effect, LoadCheckpoint, ReadControl, ReadLog, Slot
 from tidegrid.grid.engine.opening import RETRY_SECONDS, Opening
 from tidegrid.grid.engine.partition import Partition
@@ -38,6 +39,7 @@ class Tenure:
         control: ControlState,
         ring: Ring,
         writes: WritePath,
+        catalogs: Catalogs,
         limits: Limits,
         recent_bytes: int,
         emit: Callable[[Effect], None],
@@ -50,6 +52,7 @@ class Tenure:
         self._control = control
         self._ring = ring
         self._writes = writes
+        self._catalogs = catalogs
         self._limits = limits
         self._recent_bytes = recent_bytes
         self._emit = emit
@@ -77,9 +80,10 @@ class Tenure:
 
     def _adopt(self, number: PartitionId, term: Term, share: int) -> None:
         control, me = self._control, self._member
-        partition = Partition(number, self._limits, control.session_epochs, self._recent_bytes // share, term)
+        recent_bytes = self._recent_bytes // share
+        partition = Partition(number, self._limits, control.session_epochs, recent_bytes, term, self._catalogs.fold)
         partition.memory.closed = control.closed
-        partition.declare({name: spec.stateful for name, spec in control.declared.items()})
+        partition.declare(control.declared.values())
         self._writes.partitions[number] = partition
         reference_maps = self._writes.reference_maps
         self.openings[number] = Opening(partition, me.node, me.incarnation, control.closed, reference_maps, self._emit)
@@ -148,6 +152,7 @@ class Tenure:
     def _opened(self, now: float, partition: Partition) -> None:
         del self.openings[partition.id]
         partition.memory.recall(self._unlogged.pop(partition.id, {}))
+        partition.settle(self._control.closed)
         self._writes.highest_stamp = max(self._writes.highest_stamp, partition.last_stamp)
         self.refresh()
         self._ring.opened(now, partition.last_stamp)

@@ -17,6 +17,11 @@ from tidegrid.v1 import grid_pb2
 PER_WRITE_BYTES = 32  # what a row weighs beside its key and value, in queues and records
 
 
+def section_bytes(name: str) -> int:
+    """What one more section weighs at most beside its rows. Its map is named in the record too."""
+    return 2 * len(name.encode()) + 48
+
+
 class WriteRequest:
     """Rows are columns of equal length. `conditions` maps a row to the version it expects (0: absent).
 

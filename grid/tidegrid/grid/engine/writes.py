@@ -11,6 +11,7 @@ from typing import Final
 
 from tidegrid.grid.engine.admission import check
 from tidegrid.grid.engine.catalog import Catalog
+from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.compute import References
 from tidegrid.grid.engine.effects import Answered, Append, Effect, Purpose, ReadControl, ReadLog, Slot
 from tidegrid.grid.engine.frame import Frame
@@ -36,7 +37,15 @@ RETRY_SECONDS: Final = 0.1  # after a full storage
 
 
 class WritePath:
-    def __init__(self, limits: Limits, seed: int, emit: Callable[[Effect], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        seed: int,
+        emit: Callable[[Effect], None],
+        epoch: Callable[[], Epoch],
+        on_landed: Callable[[Partition, Frame, Position], None],
+    ) -> None:
+        """`epoch` is the node's; `on_landed` is told of every frame of a serving partition, once it is applied."""
         self.partitions: dict[PartitionId, Partition] = {}
         self.failure: GridError | None = None  # of the log: nothing is written any more
         self.storage_full = False
@@ -47,6 +56,8 @@ class WritePath:
         self._limits = limits
         self._seed = seed
         self._emit = emit
+        self._epoch = epoch
+        self._on_landed = on_landed
         self._waiting: dict[PartitionId, None] = {}
         self._given_up: dict[tuple[PartitionId, Term], Partition] = {}
         self._retries: dict[Slot, float] = {}
@@ -66,7 +77,7 @@ class WritePath:
         if partition.submit(request, epoch):
             self._emit(Answered((request,)))
         self._queued_bytes += partition.queued_bytes - before
-        if partition.wants_computing():
+        if partition.wants_computing(epoch):
             self._waiting[partition.id] = None
 
     def check_room(self, epoch: Epoch) -> None:
@@ -85,23 +96,37 @@ class WritePath:
         """Nothing waits to be computed."""
         return not self._waiting
 
-    def compute_one(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References) -> int:
-        """Computes the next frame of the partition that has waited longest; returns how many writes it decided."""
+    def compute_one(self, catalogs: Catalogs, epoch: Epoch, time_ms: int, references: References) -> int:
+        """Computes the next frame of the partition that has waited longest; returns how many rows it decided."""
         while self._waiting:
             partition = self.partitions[next(iter(self._waiting))]
             del self._waiting[partition.id]
-            if not partition.wants_computing():
+            if not partition.wants_computing(epoch):
                 continue
-            self._refuse_stale(partition, catalog)
-            before = partition.queued_bytes
-            frame = partition.compute(catalog, epoch, time_ms, references, self._seed)
+            delivery = partition.delivers_next(epoch)
+            if delivery is not None:
+                theirs = catalogs.at(delivery.effective)
+                frame = partition.compute_routed(delivery, theirs, epoch, references, self._seed)
+            else:
+                frame = self._compute(partition, catalogs.at(epoch), epoch, time_ms, references)
             self.highest_stamp = epoch
-            self._queued_bytes += partition.queued_bytes - before
             self._launch(partition)
-            if partition.wants_computing():
-                self._waiting[partition.id] = None
-            return sum(len(portion.versions) for portion in frame.portions)
+            self._again(partition, epoch)
+            return max(frame.count, sum(len(portion.versions) for portion in frame.portions))
         return 0
+
+    def _compute(
+        self, partition: Partition, catalog: Catalog, epoch: Epoch, time_ms: int, references: References
+    ) -> Frame:
+        self._refuse_stale(partition, catalog)
+        before = partition.queued_bytes
+        frame = partition.compute(catalog, epoch, time_ms, references, self._seed)
+        self._queued_bytes += partition.queued_bytes - before
+        return frame
+
+    def _again(self, partition: Partition, epoch: Epoch) -> None:
+        if partition.wants_computing(epoch):
+            self._waiting[partition.id] = None
 
     def _refuse_stale(self, partition: Partition, catalog: Catalog) -> None:
         """A deployment since admission may have changed what may be written: ask again, for those it concerns."""
@@ -149,6 +174,8 @@ class WritePath:
         if partition.serving:
             self._unclosed_bytes += frame.size
         self._answer(partition.landed(position, self.reference_maps))
+        if partition.serving:
+            self._on_landed(partition, frame, position)
         self._go_on(partition)
 
     def failed(self, now: float, slot: Slot, error: GridError) -> None:
@@ -258,8 +285,14 @@ class WritePath:
         self._go_on(partition)
 
     def stirred(self, partition: Partition) -> None:
-        if partition.wants_computing():
-            self._waiting[partition.id] = None
+        """Something may be computed in it now."""
+        self._again(partition, self._epoch())
+
+    def epoch_raised(self) -> None:
+        """Deliveries may have waited for that."""
+        for partition in self.partitions.values():
+            if partition.deliveries:
+                self.stirred(partition)
 
     # Ownership ---------------------------------------------------------------------------------------------------
 
@@ -311,8 +344,8 @@ class WritePath:
     def _go_on(self, partition: Partition) -> None:
         self._forget_decided(partition)
         self._launch(partition)
-        if partition.wants_computing():
-            self._waiting[partition.id] = None
+        if self.partitions.get(partition.id) is partition:
+            self.stirred(partition)
 
     def _answer(self, requests: Iterable[WriteRequest]) -> None:
         done = tuple(requests)

@@ -3,7 +3,8 @@
 The format is `tidegrid.v1.Record` (docs/formats.md). A record holds *sections*, the changes of one map each as
 columns of equal length; a section is serialised once, alone, and its bytes serve the log, subscribers and replicas.
 The first `write_sections` sections are the raw writes, the others the outputs that they caused; request ids are runs
-over the writes in section order.
+over the writes in section order. Outputs to other partitions are in the outbox, an entry each; a ROUTED record holds
+such entries as delivered, in place of the writes.
 """
 
 from __future__ import annotations
@@ -13,29 +14,37 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 from tidegrid.grid.model.errors import FormatError
-from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Term
-from tidegrid.v1.record_pb2 import DATA, FILL, OPEN, ROUTED, Record, Section
+from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term
+from tidegrid.v1.record_pb2 import DATA, FILL, OPEN, ROUTED, Failure, Outbox, Record, Section, Source
 
 PUT: Final = 1
 DELETE: Final = 2
 EVENT: Final = 3
+MERGE: Final = 4
 
 __all__ = [
     "DATA",
     "DELETE",
     "EVENT",
     "FILL",
+    "MERGE",
     "OPEN",
     "PUT",
     "ROUTED",
+    "Failure",
+    "Outbox",
     "Record",
     "RequestRun",
     "Section",
+    "SourceId",
+    "decode_outbox",
     "decode_record",
     "decode_section",
     "encode_data",
     "encode_fill",
     "encode_open",
+    "encode_outbox",
+    "encode_routed",
     "encode_section",
     "stamped",
 ]
@@ -47,6 +56,21 @@ class RequestRun(NamedTuple):
     session: bytes
     first_sequence: int
     length: int
+
+
+class SourceId(NamedTuple):
+    """Names what one record sends to one other partition: entry `entry` of the outbox of the record at `position`."""
+
+    partition: PartitionId
+    position: Position
+    entry: int
+
+    @classmethod
+    def of(cls, message: Source) -> SourceId:
+        return cls(PartitionId(message.partition), Position(message.position), message.index)
+
+    def message(self) -> Source:
+        return Source(partition=self.partition, position=self.position, index=self.entry)
 
 
 def encode_section(
@@ -63,8 +87,8 @@ def encode_section(
     ).SerializeToString()
 
 
-def decode_section(payload: bytes) -> Section:
-    """Raises FormatError when the bytes do not parse or the columns differ in length."""
+def decode_section(payload: bytes, *, numbered: bool = True) -> Section:
+    """Raises FormatError when the bytes do not parse or the columns differ in length. An outbox has no versions yet."""
     try:
         section = Section.FromString(payload)
     except DecodeError as error:
@@ -73,7 +97,7 @@ def decode_section(payload: bytes) -> Section:
     if (
         len(section.values) != count
         or len(section.ops) != count
-        or len(section.versions) != count
+        or len(section.versions) != (count if numbered else 0)
         or len(section.causes) not in (0, count)
     ):
         raise FormatError(f"a section of map {section.map!r} has columns of different lengths")
@@ -90,6 +114,7 @@ def encode_data(
     maps: Sequence[str],
     sections: Sequence[bytes],
     write_sections: int,
+    outbox: Sequence[bytes] = (),
 ) -> bytes:
     return Record(
         kind=DATA,
@@ -105,7 +130,55 @@ def encode_data(
         maps=maps,
         sections=sections,
         write_sections=write_sections,
+        outbox=outbox,
     ).SerializeToString()
+
+
+def encode_routed(
+    partition: PartitionId,
+    term: Term,
+    stamp: Epoch,
+    effective: Epoch,
+    ref_epoch: Epoch,
+    time_ms: int,
+    sources: Sequence[SourceId],
+    maps: Sequence[str],
+    sections: Sequence[bytes],
+    delivered_sections: int,
+    outbox: Sequence[bytes],
+    failures: Sequence[Failure],
+) -> bytes:
+    """Outputs of records elsewhere, then what they set off here."""
+    return Record(
+        kind=ROUTED,
+        partition=partition,
+        term=term,
+        stamp=stamp,
+        effective=effective,
+        ref_epoch=ref_epoch,
+        time_ms=time_ms,
+        sources=[source.message() for source in sources],
+        maps=maps,
+        sections=sections,
+        write_sections=delivered_sections,
+        outbox=outbox,
+        failures=failures,
+    ).SerializeToString()
+
+
+def encode_outbox(partition: PartitionId, depth: int, maps: Sequence[str], sections: Sequence[bytes]) -> bytes:
+    return Outbox(partition=partition, depth=depth, maps=maps, sections=sections).SerializeToString()
+
+
+def decode_outbox(payload: bytes) -> Outbox:
+    """Raises FormatError."""
+    try:
+        outbox = Outbox.FromString(payload)
+    except DecodeError as error:
+        raise FormatError(f"an entry of an outbox does not parse: {error}") from error
+    if len(outbox.maps) != len(outbox.sections):
+        raise FormatError(f"an entry of an outbox names {len(outbox.maps)} maps for {len(outbox.sections)} sections")
+    return outbox
 
 
 def encode_open(

@@ -17,6 +17,7 @@ class Limits:
     frame_writes_max: int = 500  # bounds the pause of the event loop (and of the token) while a frame is computed
     queue_bytes_max: int = 64 * 1024 * 1024  # accepted by a node, not yet in a frame
     unclosed_bytes_max: int = 256 * 1024 * 1024  # logged by a node above `closed`: what one epoch may weigh
+    delivery_bytes_max: int = 16 * 1024 * 1024  # routed to one partition and not in its log yet; more has to come again
     chain_depth_max: int = 8  # triggers that set off triggers
     outputs_max: int = 1_000  # of one write, through its whole chain
     sessions_max: int = 50_000  # request memory, per partition

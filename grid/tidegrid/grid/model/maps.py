@@ -39,7 +39,8 @@ class KeyField:
 class MapSpec:
     """`affinity` counts the leading key elements that choose the partition (0: all of them).
 
-    `derived` maps are written by triggers alone. `schema` is the schema number of writes that name none.
+    `derived` maps are written by triggers alone. `merged` ones are derived by a fold: outputs to them are operands.
+    `schema` is the schema number of writes that name none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class MapSpec:
     affinity: int = 0
     derived: bool = False
     schema: int = 0
+    merged: bool = False
 
     def validate(self) -> MapSpec:
         """Returns itself. Raises ConfigurationError."""
@@ -60,6 +62,10 @@ class MapSpec:
             raise ConfigurationError(
                 f"map {self.name!r}: affinity {self.affinity} must lie between 0 (whole key) and the {len(self.key)} key fields",
                 map=self.name,
+            )
+        if self.merged and self.kind is not MapKind.TABLE:
+            raise ConfigurationError(
+                f"map {self.name!r} is a {self.kind.name.lower()}; only a table has a fold", map=self.name
             )
         if len({part.name for part in self.key}) != len(self.key):
             raise ConfigurationError(f"map {self.name!r} names a key field twice", map=self.name)

@@ -216,6 +216,10 @@ class ControlState:
         """The lowest epoch above `after` from which other maps or code are in force."""
         return self._declarations.next_activation(after)
 
+    def activation_at(self, epoch: Epoch) -> Epoch:
+        """Since when what is in force at `epoch` has been in force; it names that state of things."""
+        return self._declarations.activation_at(epoch)
+
     @property
     def highest_activation(self) -> Epoch:
         """0: none."""

@@ -80,6 +80,15 @@ class Declarations:
         ]
         return min(found, default=None)
 
+    def activation_at(self, epoch: Epoch) -> Epoch:
+        """Since when what is in force at `epoch` has been in force; 0: nothing was ever declared by then."""
+        found = [
+            epochs[index - 1]
+            for epochs in (self._map_epochs, self._deployment_epochs)
+            if (index := bisect_right(epochs, epoch))
+        ]
+        return max(found, default=Epoch(0))
+
     @property
     def highest_activation(self) -> Epoch:
         return max((epochs[-1] for epochs in (self._map_epochs, self._deployment_epochs) if epochs), default=Epoch(0))
@@ -91,7 +100,7 @@ class Declarations:
             return None
         differing = [
             f"{name} {getattr(known, name)!r}, not {getattr(spec, name)!r}"
-            for name in ("kind", "key", "affinity", "derived", "schema")
+            for name in ("kind", "key", "affinity", "derived", "schema", "merged")
             if getattr(known, name) != getattr(spec, name)
         ]
         return f"map {spec.name!r} is declared already with {'; '.join(differing)}; declare it the same, or take a new name"
@@ -166,6 +175,7 @@ def spec_message(spec: MapSpec) -> control_pb2.MapSpec:
         affinity=spec.affinity,
         derived=spec.derived,
         schema=spec.schema,
+        merged=spec.merged,
     )
 
 
@@ -185,6 +195,7 @@ def spec_from(message: control_pb2.MapSpec) -> MapSpec:
         message.affinity,
         message.derived,
         message.schema,
+        message.merged,
     )
 
 

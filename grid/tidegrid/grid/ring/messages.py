@@ -42,7 +42,8 @@ RingMessage = TokenMessage | TokenReceived | Wake
 GroupMessage = (
     ring_pb2.Borrow | ring_pb2.Lent | ring_pb2.Declined | ring_pb2.Settled | ring_pb2.SettledReceived | ring_pb2.Settle
 )
-Body = RingMessage | ring_pb2.ReferenceRequest | ring_pb2.ReferenceReply | GroupMessage
+RoutedMessage = ring_pb2.Deliver | ring_pb2.Delivered
+Body = RingMessage | ring_pb2.ReferenceRequest | ring_pb2.ReferenceReply | GroupMessage | RoutedMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Envelope:
             case ring_pb2.ReferenceReply() as reply:
                 message.reference_reply.CopyFrom(reply)
             case other:
-                getattr(message, _GROUP_FIELDS[type(other)]).CopyFrom(other)
+                getattr(message, _FIELDS[type(other)]).CopyFrom(other)
         return message
 
     def to_bytes(self) -> bytes:
@@ -107,13 +108,15 @@ class Envelope:
         )
 
 
-_GROUP_FIELDS: Final = {
+_FIELDS: Final = {
     ring_pb2.Borrow: "borrow",
     ring_pb2.Lent: "lent",
     ring_pb2.Declined: "declined",
     ring_pb2.Settled: "settled",
     ring_pb2.SettledReceived: "settled_received",
     ring_pb2.Settle: "settle",
+    ring_pb2.Deliver: "deliver",
+    ring_pb2.Delivered: "delivered",
 }
 
 
@@ -129,8 +132,8 @@ def _body(message: ring_pb2.NodeMessage) -> Body:
         return message.reference_request
     if kind == "reference_reply":
         return message.reference_reply
-    if kind is not None and kind in _GROUP_FIELDS.values():
-        body: GroupMessage = getattr(message, kind)
+    if kind is not None and kind in _FIELDS.values():
+        body: GroupMessage | RoutedMessage = getattr(message, kind)
         return body
     raise FormatError("a message between nodes has no body that this version knows; use one version on all nodes")
 

@@ -124,7 +124,7 @@ class Feed:
 
     async def _from_log(self, through: Epoch) -> AsyncIterator[Step]:
         log = self.driver.log
-        merge = LogMerge(self._owned(), self.map, self.after, through)
+        merge = LogMerge(self._owned(), self.map, self.after, through, self.driver.node.control)
         while merge.mark < through:
             while (need := merge.needs()) is not None:
                 partition, position = need

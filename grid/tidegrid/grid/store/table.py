@@ -153,6 +153,24 @@ class Table:
         chain.insert(at, new)
         self._entries[key] = chain
 
+    def replace(self, key: bytes, value: bytes | None, version: int, stamp: Stamp) -> None:
+        """Another value for a version that is here, above the horizon (merged.py). O(log versions)."""
+        entry = self._entries[key]
+        chain = entry if isinstance(entry, list) else [entry]
+        at = bisect_left(chain, (stamp, version), key=order_of)
+        old, new = chain[at], (value, version, stamp)
+        assert order_of(old) == (stamp, version), "only a version that is here has another value"
+        if at == len(chain) - 1:
+            self._dead += (value is None) - (old[0] is None)
+        else:
+            self.history_bytes += weight_of(new) - weight_of(old)
+        if value is None and at == 0:
+            self._superseded.note(stamp[0], key)
+        if isinstance(entry, list):
+            chain[at] = new
+        else:
+            self._entries[key] = new
+
     def load(
         self, keys: Sequence[bytes], values: Sequence[bytes | None], versions: Sequence[int], stamps: Sequence[Stamp]
     ) -> None:

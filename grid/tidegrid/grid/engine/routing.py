@@ -1,0 +1,177 @@
+"""Routed outputs between the nodes (rule X): parcels go to the owner of their partition until it says "delivered".
+
+    sender    a record with an outbox landed --> Deliver, said again with patience --Delivered--> done, perhaps with more
+    receiver  Deliver --closed by then, or delivered--> Delivered
+                      --known, or no room, or not the owner--> silence: it comes again
+                      --else--> queued; its ROUTED record lands, what that sends on is delivered --> Delivered
+
+X1: nothing is said of a record before it is in the log. X3: "delivered" goes up only when the whole subtree is in the
+log, and carries its tails (X7), which the next token takes along. Acknowledging on arrival would let the token pass
+while the consequences are still on their way.
+
+Prior art: the acker of Storm, which tracks a tree of tuples to its last leaf; here the root waits for its children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from tidegrid.grid.engine.catalogs import Catalogs
+from tidegrid.grid.engine.delivery import delivery
+from tidegrid.grid.engine.frame import Frame
+from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.routes import Parcel
+from tidegrid.grid.log.record import DATA, SourceId
+from tidegrid.grid.model.errors import FormatError
+from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.messages import RoutedMessage
+from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.v1 import control_pb2, ring_pb2
+
+PATIENCE_SECONDS: Final = 0.25  # until a parcel is said again; twice as long each time
+PATIENCE_SECONDS_MAX: Final = 2.0
+
+Letters = list[tuple[NodeId, RoutedMessage]]
+
+
+class Routing:
+    """`partitions` are the write path's. `deliver` hands a delivery to one of them."""
+
+    def __init__(
+        self,
+        control: ControlState,
+        partitions: Mapping[PartitionId, Partition],
+        catalogs: Catalogs,
+        limits: Limits,
+        deliver: Callable[[Partition], None],
+    ) -> None:
+        self._control = control
+        self._partitions = partitions
+        self._catalogs = catalogs
+        self._limits = limits
+        self._deliver = deliver
+        self._due: float | None = None  # when the next parcel is to be said again
+        self._letters: Letters = []
+        self.tails: dict[PartitionId, Position] = {}  # of what others told to be delivered, above the last close
+
+    def take(self) -> Letters:
+        """What is to be said now."""
+        letters, self._letters = self._letters, []
+        return letters
+
+    # What happens here --------------------------------------------------------------------------------------------
+
+    def landed(self, now: float, partition: Partition, frame: Frame, position: Position) -> None:
+        """A frame is in the log. Its outbox is registered in the same step: the floor is held without a gap."""
+        if not frame.deliveries and not frame.entries:
+            return
+        root = frame.kind == DATA
+        done = partition.routes.landed(position, frame.effective, frame.time_ms, frame.sources, frame.entries, root)
+        self._answer(partition, done)
+        for parcel in partition.routes.parcels_of(position):
+            self._say(now, parcel)
+
+    def opened(self, now: float, partition: Partition) -> None:
+        """Its log has been replayed: what is not known to be delivered is said again (O3)."""
+        for parcel in partition.routes.parcels():
+            self._say(now, parcel)
+
+    def closed(self) -> None:
+        self.tails = {number: tail for number, tail in self.tails.items() if tail > self._control.tails.get(number, 0)}
+
+    def view_applied(self, now: float) -> None:
+        """Receivers may have moved: everything is said again."""
+        for partition in self._partitions.values():
+            if partition.serving:
+                for parcel in partition.routes.parcels():
+                    self._say(now, parcel)
+
+    def time_passed(self, now: float) -> None:
+        if self._due is None or now < self._due:
+            return
+        self._due = None
+        for partition in self._partitions.values():
+            if not partition.serving:
+                continue
+            for parcel in partition.routes.parcels():
+                if parcel.due <= now:
+                    self._say(now, parcel)
+                else:
+                    self._remind(parcel.due)
+
+    def deadline(self) -> float | None:
+        return self._due
+
+    def _say(self, now: float, parcel: Parcel) -> None:
+        parcel.due = now + min(PATIENCE_SECONDS * 2**parcel.tries, PATIENCE_SECONDS_MAX)
+        parcel.tries = min(parcel.tries + 1, 8)
+        self._remind(parcel.due)
+        owner = self._control.view.owners.get(parcel.target)
+        if owner is not None:
+            message = ring_pb2.Deliver(
+                source=parcel.source.message(),
+                effective=parcel.effective,
+                time_ms=parcel.time_ms,
+                outbox=parcel.outbox,
+                partition=parcel.target,
+            )
+            self._letters.append((owner.node, message))
+
+    def _remind(self, due: float) -> None:
+        self._due = due if self._due is None else min(self._due, due)
+
+    # What others say ----------------------------------------------------------------------------------------------
+
+    def deliver(self, message: ring_pb2.Deliver, epoch: Epoch) -> None:
+        """X2. `epoch` is this node's, raised to the carried one."""
+        source, effective = SourceId.of(message.source), Epoch(message.effective)
+        partition = self._partitions.get(PartitionId(message.partition))
+        if partition is None or partition.state is not PartitionState.OPEN or effective > epoch:
+            return
+        taken = partition.routes.taken(source)
+        if effective <= self._control.closed:
+            self._reply(partition, source, {})
+        elif taken is not None:
+            if taken.tails is not None:
+                self._reply(partition, source, taken.tails)
+        elif source not in partition.delivering and partition.delivery_bytes <= self._limits.delivery_bytes_max:
+            catalog = self._catalogs.at(effective)
+            try:
+                made = delivery(source, partition.id, effective, message.time_ms, message.outbox, catalog)
+            except FormatError:
+                return  # no node of this grid says that
+            partition.deliver(made)
+            self._deliver(partition)
+
+    def delivered(self, message: ring_pb2.Delivered) -> None:
+        """Stable, so it does not matter how often it is said, or how late."""
+        source = SourceId.of(message.source)
+        partition = self._partitions.get(source.partition)
+        if partition is None or not partition.serving:
+            return
+        tails = {PartitionId(tail.partition): Position(tail.position) for tail in message.tails}
+        known = self._control.tails
+        for number, tail in tails.items():
+            if tail > max(self.tails.get(number, 0), known.get(number, 0)):
+                self.tails[number] = tail
+        self._answer(partition, partition.routes.delivered(source, tails))
+
+    def _answer(self, partition: Partition, sources: Iterable[SourceId]) -> None:
+        for source in sources:
+            taken = partition.routes.taken(source)
+            assert taken is not None and taken.tails is not None
+            self._reply(partition, source, taken.tails)
+
+    def _reply(self, partition: Partition, source: SourceId, tails: Mapping[PartitionId, Position]) -> None:
+        """To whoever owns the source's partition by now: it is the one that says it again."""
+        owner = self._control.view.owners.get(source.partition)
+        if owner is not None:
+            reply = ring_pb2.Delivered(
+                source=source.message(),
+                partition=partition.id,
+                tails=[control_pb2.Tail(partition=number, position=tail) for number, tail in tails.items()],
+            )
+            self._letters.append((owner.node, reply))
