@@ -15,7 +15,9 @@ def check_partition(judge: Judge, partition: Partition, *, reclaimed_to: int) ->
     for name in set(judge.chains) | set(partition.tables):
         table = partition.tables.get(name)
         wanted = {
-            key: [version for version in chain if version.position <= partition.tail]
+            key: judge.sums(key, partition.tail)
+            if name == "sums"
+            else [version for version in chain if version.position <= partition.tail]
             for key, chain in judge.chains[name].items()
             if judge.keys.partition(name, key) == partition.id
         }

@@ -17,6 +17,7 @@ from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Position
 
 from tests.simulation import auditor
 from tests.simulation.clients import PATIENCE, arrive
+from tests.simulation.content import TABLES
 from tests.simulation.judge import Violation
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 HOLD_MS = 600
 ACTS = 40.0  # a second
-MAPS = ("raw", "latest", "totals", "plain", "prices")
 
 
 class Held(NamedTuple):
@@ -133,7 +133,7 @@ class HoldClient:
 
     def _read(self, held: Held) -> None:
         world, chance = self.world, self.world.chance
-        name = chance.choice(MAPS)
+        name = chance.choice(TABLES)
         key = world.keys.encode(chance.choice(world.keys.all_of(name)))
         process = world.owner(world.keys.partition(name, key))
         if process is None or process.node is None:

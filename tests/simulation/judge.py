@@ -9,34 +9,44 @@ those in force at the stamp, H holds are honoured, I15 the tails of a CLOSE cove
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.log.record import DATA, DELETE, EVENT, OPEN, PUT, Record, decode_record, decode_section
+from tidegrid.grid.log.record import DATA, DELETE, MERGE, OPEN, ROUTED, Record, decode_record, decode_section
 from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError
 from tidegrid.grid.model.ids import CONTROL_LOG
 from tidegrid.grid.ring.holds import HoldEnd
 from tidegrid.v1.control_pb2 import ControlRecord, Horizon
 
-from tests.simulation.content import Keys, expected, pack, unpack
+from tests.simulation.content import ITEMS, STREAMS, Keys, Wanted, folded, unpack
+from tests.simulation.deliveries import Deliveries, Row
+from tests.simulation.violation import Violation
+
+__all__ = ["Judge", "RequestId", "SentRow", "Version", "Violation"]
+
+Outbox = dict[int, dict[str, list[tuple[Row, int]]]]
+"""Per receiver and map, rows with their causes."""
 
 RequestId = tuple[bytes, int, int]
 """(session, partition, sequence)"""
-
-OPS = {"put": PUT, "delete": DELETE, "event": EVENT}
-
-
-class Violation(AssertionError):
-    pass
 
 
 class Version(NamedTuple):
     epoch: int
     position: int
     number: int
+    value: bytes | None
+
+
+class Operand(NamedTuple):
+    epoch: int
+    position: int
+    number: int
+    op: int
     value: bytes | None
 
 
@@ -82,6 +92,8 @@ class Judge:
         self._touched: set[bytes] = set()  # groups of which something came with the last append
         self.group_of: dict[RequestId, bytes] = {}
         self.reference_changes: list[int] = []
+        self.deliveries = Deliveries(self)
+        self.operands: dict[bytes, list[Operand]] = defaultdict(list)  # of sums, in order
         self.records = self.views = self.closes = 0
 
     @property
@@ -158,10 +170,11 @@ class Judge:
         self.tails.update((tail.partition, tail.position) for tail in record.close.tails)
         for partition, positions in self.positions.items():
             for effective, position in reversed(positions):
-                if effective <= epoch:
-                    if position > self.tails.get(partition, 0):
-                        raise Violation(f"I15: CLOSE {epoch} misses position {position} of partition {partition}")
+                if position <= self.tails.get(partition, 0):
                     break
+                if effective <= epoch:
+                    raise Violation(f"I15: CLOSE {epoch} misses position {position} of partition {partition}")
+        self.deliveries.closed(epoch)
         self.reference_epoch = record.close.reference_epoch
         if any(self.reference_epoch < change <= epoch for change in self.reference_changes[-50:]):
             raise Violation(f"Q: CLOSE {epoch} names {self.reference_epoch}, a reference map has changed since")
@@ -181,46 +194,95 @@ class Judge:
             raise Violation(f"E: stamp {record.stamp} at or above the limit {self.limit} in {partition}")
         self.stamps[partition] = record.stamp
         self.positions[partition].append((record.effective, position))
+        if record.effective > record.stamp:
+            raise Violation(f"X: effective epoch {record.effective} above its stamp {record.stamp} in {partition}")
         if record.kind == DATA:
+            self.deliveries.written(partition, record.stamp)
             self._data(partition, position, record)
+        elif record.kind == ROUTED:
+            self._routed(partition, position, record)
+
+    def code_at(self, epoch: int) -> int:
+        return next((code for acts_at, code in reversed(self.codes) if acts_at <= epoch), 0)
 
     def _data(self, partition: int, position: int, record: Record) -> None:
-        if not record.ref_epoch <= self.closed or record.ref_epoch >= record.stamp:
-            raise Violation(f"I3: look-ups as of {record.ref_epoch}, stamp {record.stamp}, closed {self.closed}")
-        for name in record.maps:
-            if self.maps_act_at.get(name, record.stamp + 1) > record.stamp:
-                raise Violation(f"I14: map {name} in a record of epoch {record.stamp}, before it acts")
-        code = next((code for acts_at, code in reversed(self.codes) if acts_at <= record.stamp), 0)
+        self._check_frame(record)
+        for name, payload in zip(record.maps, record.sections, strict=True):
+            self.feeds[name, partition].append((record.effective, partition, position, payload))
+        code = self.code_at(record.effective)
         ids = iter(
             (session, partition, first + at)
             for session, first, count in zip(record.sessions, record.first_sequences, record.counts, strict=True)
             for at in range(count)
         )
         split = record.write_sections
-        emitted = {
-            name: self._emitted(name, partition, position, record, payload)
-            for name, payload in zip(record.maps[split:], record.sections[split:], strict=True)
-        }
+        emitted = self._all_emitted(partition, position, record)
+        outbox: Outbox = {}
         row = 0
         for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
             section = decode_section(payload)
-            self._feed(name, partition, position, record, payload)
             for key, value, op, version in zip(
                 section.keys, section.values, section.ops, section.versions, strict=True
             ):
                 self._write(next(ids), name, key, None if op == DELETE else value, version, position, record)
                 if name == "raw":
-                    self._check_outputs(code, key, value, op, row, position, record, emitted)
+                    content = None if op == DELETE else unpack(value)
+                    made = self.deliveries.outputs_of_write(code, key, content, position, partition, record)
+                    self._check_outputs(made, row, partition, position, record, emitted, outbox)
                 row += 1
         if next(ids, None) is not None:
             raise Violation("more request ids than writes")
+        self._check_rest(partition, position, record, emitted, outbox)
+
+    def _routed(self, partition: int, position: int, record: Record) -> None:
+        self._check_frame(record)
+        for name, payload in zip(record.maps, record.sections, strict=True):
+            self.feeds[name, partition].append((record.effective, partition, position, payload))
+        code = self.code_at(record.effective)
+        emitted = self._all_emitted(partition, position, record)
+        outbox: Outbox = {}
+        failed = {failure.row for failure in record.failures}
+        split = record.write_sections
+        for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
+            section = decode_section(payload)
+            for key, value, op, version in zip(
+                section.keys, section.values, section.ops, section.versions, strict=True
+            ):
+                self._apply(Row(op, name, key, None if op == DELETE else value), version, position, record)
+        for at, row in enumerate(self.deliveries.taken(partition, record)):
+            made = self.deliveries.outputs_of_delivery(code, row, partition, record) if row.map == "spread" else []
+            if isinstance(made, str) is not (at in failed):
+                raise Violation(f"X8: {row} in {partition}: {made}; failures noted: {sorted(failed)}")
+            if isinstance(made, str):
+                self.deliveries.failures += 1
+            else:
+                self._check_outputs(iter(made), at, partition, position, record, emitted, outbox)
+        self._check_rest(partition, position, record, emitted, outbox)
+
+    def _check_frame(self, record: Record) -> None:
+        if not record.ref_epoch <= self.closed or record.ref_epoch >= record.effective:
+            raise Violation(f"I3: look-ups as of {record.ref_epoch}, epoch {record.effective}, closed {self.closed}")
+        for name in record.maps:
+            if self.maps_act_at.get(name, record.effective + 1) > record.effective:
+                raise Violation(f"I14: map {name} in a record of epoch {record.effective}, before it acts")
+
+    def _check_rest(
+        self, partition: int, position: int, record: Record, emitted: dict[str, Iterator[Emitted]], outbox: Outbox
+    ) -> None:
         left = {name: rows for name, columns in emitted.items() if (rows := list(columns))}
         if left:
             raise Violation(f"outputs that no write made: {left}")
+        self.deliveries.sent(partition, position, record, outbox)
+
+    def _all_emitted(self, partition: int, position: int, record: Record) -> dict[str, Iterator[Emitted]]:
+        split = record.write_sections
+        return {
+            name: self._emitted(name, partition, position, record, payload)
+            for name, payload in zip(record.maps[split:], record.sections[split:], strict=True)
+        }
 
     def _emitted(self, name: str, partition: int, position: int, record: Record, payload: bytes) -> Iterator[Emitted]:
         section = decode_section(payload)
-        self._feed(name, partition, position, record, payload)
         return iter(
             [
                 Emitted(op, key, None if op == DELETE else value, version, cause)
@@ -255,7 +317,7 @@ class Judge:
             current = number if last is not None and last.value is not None else 0
             if sent.condition not in (current, number):
                 raise Violation(f"{_shown(request)} wants version {sent.condition}, which is {current}")
-        if name in ("events", "notes"):
+        if name in STREAMS:
             if version != 1:
                 raise Violation("an event has no versions")
         else:
@@ -279,41 +341,51 @@ class Judge:
 
     def _check_outputs(
         self,
-        code: int,
-        key: bytes,
-        value: bytes,
-        op: int,
+        made: Iterator[Wanted],
         row: int,
+        partition: int,
         position: int,
         record: Record,
         emitted: dict[str, Iterator[Emitted]],
+        outbox: Outbox,
     ) -> None:
-        def latest(name: str, of: tuple[Any, ...]) -> Any:
-            return content(self.latest(name, self.keys.encode(of)))
-
-        def reference(name: str, of: tuple[Any, ...]) -> Any:
-            return content(self.as_of(name, self.keys.encode(of), record.ref_epoch))
-
-        made = expected(
-            code, record.effective, self.keys.name(key), None if op == DELETE else unpack(value), latest, reference
-        )
-        if isinstance(made, str):
-            raise Violation(f"a write to raw that its trigger rejects ({made}) is in the log")
-        for kind, name, of, wanted in made:
-            found = next(emitted.get(name, iter(())), None)
-            encoded = self.keys.encode(of)
-            packed = None if kind == "delete" else pack(wanted)
-            if found is None or found != (OPS[kind], encoded, packed, found.version, row):
+        for wanted in made:
+            output = self.deliveries.row_of(wanted)
+            target = self.keys.partition(output.map, output.key)
+            if target != partition:
+                outbox.setdefault(target, {}).setdefault(output.map, []).append((output, row))
+                continue
+            found = next(emitted.get(wanted.map, iter(())), None)
+            if found is None or found != (output.op, output.key, output.value, found.version, row):
                 text = None if found is None or found.value is None else unpack(found.value)
                 raise Violation(
-                    f"I14/I16: {kind} {name} {of} = {wanted} expected of stamp {record.stamp}, look-ups as of "
+                    f"I14/I16: {wanted} expected of epoch {record.effective}, stamp {record.stamp}, look-ups as of "
                     f"{record.ref_epoch}; in the log: {text} ({found})"
                 )
-            if kind != "event":
-                self._push(name, encoded, Version(record.effective, position, found.version, packed))
+            self._apply(output, found.version, position, record)
 
-    def _feed(self, name: str, partition: int, position: int, record: Record, payload: bytes) -> None:
-        self.feeds[name, partition].append((record.effective, partition, position, payload))
+    def _apply(self, output: Row, number: int, position: int, record: Record) -> None:
+        """A change to a derived map: where it belongs by (effective epoch, position), however late it comes."""
+        if output.map in STREAMS:
+            return
+        if output.map == "sums":
+            operand = Operand(record.effective, position, number, output.op, output.value)
+            insort(self.operands[output.key], operand, key=_place)
+            self.chains["sums"][output.key] = self.sums(output.key, 1 << 62)
+            return
+        chain = self.chains[output.map][output.key]
+        insort(chain, Version(record.effective, position, number, output.value), key=_place)
+
+    def sums(self, key: bytes, tail: int) -> list[Version]:
+        """I17: the chain of a key of the merged map, of what is in the log up to `tail`."""
+        chain: list[Version] = []
+        state: bytes | None = None
+        for epoch, position, number, op, value in self.operands[key]:
+            if position <= tail:
+                assert value is not None and op == MERGE
+                state = folded(self.code_at(epoch), state, value)
+                chain.append(Version(epoch, position, number, state))
+        return chain
 
     # What was answered ------------------------------------------------------------------------------------------
 
@@ -342,9 +414,19 @@ class Judge:
             raise Violation(f"{_shown(request)}: the trigger failed: {error}")
         elif isinstance(error, RejectedError) and "total " in error.message:
             told = int(error.message.rsplit("total ", 1)[1])
-            durable = content(self.latest("totals", self.keys.encode(self.keys.name(sent.key)[:1]))) or 0
-            if told - 1 > durable:
-                raise Violation(f"undurable: {_shown(request)} was told of total {told - 1}, the log has {durable}")
+            if told not in self._totals(sent):
+                raise Violation(f"undurable: {_shown(request)} was told of total {told}, which no durable rows make")
+
+    def _totals(self, sent: SentRow) -> set[int]:
+        group, item = self.keys.name(sent.key)
+        assert sent.value is not None
+        totals = {unpack(sent.value)["n"]}
+        for other in ITEMS:
+            if other != item:
+                chain = self.chains["raw"][self.keys.encode((group, other))]
+                numbers = {unpack(version.value)["n"] for version in chain if version.value is not None} | {0}
+                totals = {total + number for total in totals for number in numbers}
+        return totals
 
     # Reads ------------------------------------------------------------------------------------------------------
 
@@ -360,8 +442,8 @@ class Judge:
         return found
 
 
-def content(version: Version | None) -> Any:
-    return unpack(version.value) if version is not None and version.value is not None else None
+def _place(version: Version | Operand) -> tuple[int, int, int]:
+    return version[:3]
 
 
 def _shown(request: RequestId) -> str:

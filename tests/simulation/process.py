@@ -42,6 +42,7 @@ from tidegrid.grid.ring.view import Member
 from tidegrid.v1.control_pb2 import ControlRecord
 
 from tests.simulation import auditor
+from tests.simulation.content import TABLES
 from tests.simulation.judge import Violation
 from tests.simulation.options import LIMITS
 
@@ -439,7 +440,7 @@ class Process:
         partition = world.chance.choice(list(node.partitions.values()))
         if not partition.serving:
             return
-        name = world.chance.choice(("raw", "latest", "totals", "plain", "prices"))
+        name = world.chance.choice(TABLES)
         closed = node.control.closed
         epoch = Epoch(world.chance.randint(max(1, node.control.horizon), closed))
         if name in node.catalog.maps:
@@ -460,7 +461,8 @@ class Process:
             auditor.check_partition(judge, partition, reclaimed_to=node.control.horizon)
             for table in partition.tables.values():
                 table._check()
-            fresh = Partition(partition.id, partition.limits, judge.session_epochs, 0)
+            fresh = Partition(partition.id, partition.limits, judge.session_epochs, 0, fold_of=node._catalogs.fold)
+            fresh.declare(node.control.declared.values())
             recovery = Recovery(fresh, node.writes.reference_maps)
             recovery.records(self.world.log.read(partition_log(partition.id), Position(0), 1 << 30))
             auditor.check_partition(judge, fresh, reclaimed_to=Epoch(0))

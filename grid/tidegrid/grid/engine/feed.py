@@ -41,7 +41,10 @@ class FeedEntry(NamedTuple):
 def recent_entries(
     partitions: Iterable[Partition], map_name: str, after: Epoch, through: Epoch
 ) -> list[FeedEntry] | None:
-    """Entries with after < effective <= through from memory, in feed order; None when the log has to be read."""
+    """Entries with after < effective <= through from memory, in feed order; None when the log has to be read.
+
+    Raises EpochTooOldError: of a map with a fold, states below the horizon are not kept.
+    """
     entries = []
     for partition in partitions:
         frames = partition.recent.between(after, through)
@@ -52,15 +55,19 @@ def recent_entries(
             for name, section in zip(frame.maps, frame.sections, strict=True):
                 if name == map_name:
                     found.append(FeedEntry(frame.effective, frame.partition, frame.position, frame.time_ms, section))
-        entries += _with_states(partition, map_name, found)
+        entries += _with_states(partition, map_name, found, after)
     entries.sort(key=_order)
     return entries
 
 
-def _with_states(partition: Partition, map_name: str, entries: list[FeedEntry]) -> list[FeedEntry]:
-    """Of a map with a fold: what its operands led to, in their place. All lie above the horizon."""
+def _with_states(partition: Partition, map_name: str, entries: list[FeedEntry], after: Epoch) -> list[FeedEntry]:
+    """Of a map with a fold: what its operands led to, in their place. `after`: all of them lie above it."""
     table = partition.tables.get(map_name)
-    return entries if not isinstance(table, MergedTable) else [_with_state(table, entry) for entry in entries]
+    if not isinstance(table, MergedTable):
+        return entries
+    if after < table.horizon:
+        raise EpochTooOldError.of(after, table.horizon)
+    return [_with_state(table, entry) for entry in entries]
 
 
 def _with_state(table: MergedTable, entry: FeedEntry) -> FeedEntry:
@@ -87,7 +94,6 @@ class LogMerge:
     def __init__(
         self, partitions: Sequence[Partition], map_name: str, after: Epoch, through: Epoch, control: ControlState
     ) -> None:
-        """Raises EpochTooOldError: of a map with a fold, states below the horizon are not kept."""
         assert through <= control.closed
         self._partitions = {partition.id: partition for partition in partitions}
         self._map = map_name
@@ -95,21 +101,14 @@ class LogMerge:
         self.through = through
         self.mark = after
         spec = control.declared[map_name]
-        self._merged = spec.merged
         self._in_order = not spec.derived  # the log of each partition has them in order
         self._lag = control.limit_span if spec.derived else 1
         self._tails = dict(control.tails)  # all at or below `through` is at or before these
-        self._control = control
         self._buffers: dict[PartitionId, deque[FeedEntry]] = {partition: deque() for partition in self._partitions}
         self._cursors: dict[PartitionId, Position | None] = dict.fromkeys(self._partitions)
         self._seen: dict[PartitionId, Epoch] = dict.fromkeys(self._partitions, after)  # read through, per partition
-        self._check_horizon()
         if not self._partitions:
             self.mark = through
-
-    def _check_horizon(self) -> None:
-        if self._merged and self.mark < self._control.horizon:
-            raise EpochTooOldError.of(self.mark, self._control.horizon)
 
     def needs(self) -> tuple[PartitionId, Position | None] | None:
         """(partition, position to read after; None: find it by the epoch `after`)."""
@@ -147,7 +146,6 @@ class LogMerge:
 
     def take(self, bytes_max: int) -> list[FeedEntry]:
         """The next entries in order, about `bytes_max` of them; moves `mark`. Raises EpochTooOldError."""
-        self._check_horizon()
         entries: list[FeedEntry] = []
         size = 0
         while size < bytes_max:
@@ -160,7 +158,7 @@ class LogMerge:
                 break
             self.mark = max(self.mark, Epoch(head.effective - 1))
             self._buffers[head.partition].popleft()
-            entries += _with_states(self._partitions[head.partition], self._map, [head])
+            entries += _with_states(self._partitions[head.partition], self._map, [head], self.mark)
             size += len(head.section)
         return entries
 
