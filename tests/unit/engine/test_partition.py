@@ -28,10 +28,12 @@ stream("said", like="raw")
 
 @trigger(on="raw", emits=("counts", "said"))
 def count(write, grid):
-    number = (grid.get("counts", write.key) or 0) + 1
+    number = write.version
     if write.op == "delete":
         yield Delete("counts", write.key)
         return
+    if grid.get("raw", write.key) != write.value:
+        raise Reject("blind")
     if number > write.value:
         raise Reject("already %d" % (number - 1))
     yield Put("counts", write.key, number)
@@ -163,14 +165,14 @@ def test_triggers_in_a_chain_see_their_own_frame_and_the_one_in_flight() -> None
     stand.put([("k", 9), ("m", 9)], map_name="raw")
     stand.put([("k", None), ("k", 9)], map_name="raw")
     stand.land_all()
-    assert stand.value("k", map_name="counts") == 1 and stand.value("m", map_name="counts") == 1
+    assert stand.value("k", map_name="counts") == 5 and stand.value("m", map_name="counts") == 1
     chain = stand.partition().tables["counts"].chain(b"0k\0")
     assert [(number, value) for value, number, _ in chain] == [
         (1, b"\1"),
         (2, b"\2"),
         (3, b"\3"),
         (4, None),
-        (5, b"\1"),
+        (5, b"\5"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ table("made", like="raw")
 def copy(write, grid):
     if write.value == "bad":
         raise Reject("bad")
-    grid.get("made", write.key)
+    grid.get("raw", write.key)
     yield Put("made", write.key, [write.value, write.previous, write.epoch])
 """
 
@@ -41,8 +42,14 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+def alive() -> Counter[str]:
+    kinds = (Computation, ReadRequest, WriteRequest, ExchangeCall, Context, Session, Write)
+    return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in kinds)
+
+
 async def test_requests_and_frames_go_when_they_are_done_with(tmp_path: Path, uncollected: None) -> None:
     (tmp_path / "copies.py").write_text(MODULE)
+    before = alive()
     async with embedded.open(triggers=[str(tmp_path / "copies.py")]) as grid:
         raw = grid.map("raw")
         for number in range(40):
@@ -50,6 +57,5 @@ async def test_requests_and_frames_go_when_they_are_done_with(tmp_path: Path, un
             await raw.get(f"k{number}")
             outcomes = await raw.put_many([("a", "bad"), ("b", number)])
             assert sum(isinstance(outcome, RejectedError) for outcome in outcomes) == 1
-        kinds = (Computation, ReadRequest, WriteRequest, ExchangeCall, Context, Session, Write)
-        left = {kind.__name__: sum(type(one) is kind for one in gc.get_objects()) for kind in kinds}
+        left = alive() - before
     assert all(count < 5 for count in left.values()), left

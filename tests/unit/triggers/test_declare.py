@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 
 import pytest
-from tidegrid.grid.model.errors import ConfigurationError, NotSupportedError
+from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.maps import KeyField, MapKind
 from tidegrid.triggers import Merge, Put, table, trigger
 from tidegrid.triggers.declare import DECLARATIONS, Declarations, declarations_of
@@ -91,12 +91,13 @@ def test_default_arguments_do_not_count_as_context():
     assert not declared.triggers[0].takes_context
 
 
-def test_merge_is_refused_in_words():
-    with pytest.raises(NotSupportedError, match="not offered yet"):
-        Merge("counts", ("a",), 1)
+def test_a_fold_is_a_function():
+    with pytest.raises(ConfigurationError, match="give a function of"):
+        table("counts", fold=7)
 
 
 def test_outputs_are_values():
+    assert Merge("counts", ("a",), 1) == Merge("counts", ("a",), 1)
     assert Put("a", (1,), {"x": 1}) == Put("a", (1,), {"x": 1})
     with pytest.raises(AttributeError):
         Put("a", (1,), 1).value = 2  # type: ignore[misc]

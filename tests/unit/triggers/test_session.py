@@ -13,7 +13,7 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.grid.model.values import decode_value, encode_value
-from tidegrid.triggers.bound import DELETE, EVENT, PUT
+from tidegrid.triggers.bound import DELETE, EVENT, MERGE, PUT
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.runtime import FrameContext, Rejection, TriggerRuntime
 
@@ -85,7 +85,7 @@ def encoded(value):
 
 
 def test_operations_are_those_of_a_section():
-    assert (PUT, DELETE, EVENT) == (record.PUT, record.DELETE, record.EVENT)
+    assert (PUT, DELETE, EVENT, MERGE) == (record.PUT, record.DELETE, record.EVENT, record.MERGE)
 
 
 def test_outputs_in_order_encoded():
@@ -223,7 +223,7 @@ def test_keyboard_interrupt_passes():
 def test_a_session_goes_on_after_a_failure():
     bench = Bench(
         F
-        + "    if write.value < 0: raise ValueError(write.value)\n    yield Put('typed', write.key, grid.get('typed', write.key))\n"
+        + "    if write.value < 0: raise ValueError(write.value)\n    yield Put('typed', write.key, grid.get('raw', write.key))\n"
     )
     assert type(bench.put(-1)) is Rejection
     assert len(bench.put(1)) == 1
@@ -255,23 +255,69 @@ def test_a_session_goes_on_after_a_failure():
         ("yield Put('typed', write.key, [[[[[[[1]]]]]]])", "nested too deep"),
         ("for n in range(99): yield Put('typed', write.key, n)", "more than 10 outputs"),
         ("import itertools; return (Put('typed', write.key, n) for n in itertools.count())", "more than 10 outputs"),
-        ("Merge('typed', write.key, 1)", "Merge is not offered yet by this version"),
+        ("yield Merge('typed', write.key, 1)", "'typed' has no fold, so it takes no Merge"),
     ],
 )
 def test_an_output_that_breaks_a_rule(body, said):
     found = refused(f"    {body}\n")
     assert said in found.message
     assert found.failed
-    if "yield" in body or "Merge" in body:
+    if "yield" in body:
         assert found.line == F_LINE + 1
 
 
-def test_an_output_of_another_partition_is_not_offered_yet():
+def elsewhere():
+    """A number whose keys are in another partition than KEY, and which."""
     here = partition_of(encode_key((1,)), PARTITIONS)
-    other = next(n for n in range(99) if partition_of(encode_key((n,)), PARTITIONS) != here)
-    found = refused(f"    yield Put('typed', ({other}, 'a'), 1)\n")
-    assert "not offered yet by this version" in found.message
-    assert f"partition {here}" in found.message
+    places = {n: partition_of(encode_key((n,)), PARTITIONS) for n in range(99)}
+    return next((n, place) for n, place in places.items() if place != here)
+
+
+def test_an_output_of_another_partition_is_routed_and_sets_nothing_off_here():
+    number, place = elsewhere()
+    source = CHAIN.replace(
+        "    yield Put('typed', write.key, write.value + 10)\n",
+        f"    yield Put('typed', ({number}, 'a'), 2); yield Delete('typed', ({number}, 'b'))\n",
+    )
+    bench = Bench(source)
+    assert [name for _, name, _, _ in bench.put(1)] == ["typed", "next", "late"]
+    assert bench.session.routed == [
+        (place, 1, (PUT, "typed", encode_key((number, "a")), encoded(2))),
+        (place, 1, (DELETE, "typed", encode_key((number, "b")), None)),
+    ]
+    bench.put(1)
+    assert len(bench.session.routed) == 2
+    broken = Bench(source.replace("'b')", "'b' * 999)"))
+    assert type(broken.put(1)) is Rejection and broken.session.routed == [], "all or nothing"
+    bench.put(1, map_name="typed")
+    assert bench.session.routed == []
+
+
+def test_what_was_routed_here_counts_the_triggers_behind_it():
+    number, _ = elsewhere()
+    source = f"@trigger(on='typed', emits='late')\ndef g(w): yield Event('late', ({number}, 'a'), 1)\n"
+    bench = Bench(F + "    yield Put('typed', write.key, 1)\n" + source, limits=Limits(chain_depth_max=4))
+    program = bench.runtime.program("typed")
+    assert bench.session.activate(program, PUT, encode_key(KEY), encoded(1), 0, depth=2) == []
+    assert [depth for _, depth, _ in bench.session.routed] == [3]
+    deep = bench.session.activate(bench.runtime.program("raw"), PUT, encode_key(KEY), encoded(1), 0, depth=4)
+    assert type(deep) is Rejection and "deep" in deep.message
+
+
+def test_outputs_to_elsewhere_are_bounded_with_the_others():
+    number, _ = elsewhere()
+    found = refused(f"    for n in range(99): yield Put('typed', ({number}, 'a'), n)\n")
+    assert "more than 10 outputs" in found.message
+
+
+def test_a_merge_carries_its_operand():
+    source = (
+        "table('sums', key=('n:int', 'name'), affinity=1, fold=lambda state, operand: operand)\n"
+        "@trigger(on='raw', emits='sums')\ndef f(w):\n"
+        "    yield Merge('sums', w.key, {'x': 1}); yield Put('sums', w.key, 2); yield Delete('sums', w.key)\n"
+    )
+    ops = [(op, None if value is None else decode_value(value)) for op, _, _, value in Bench(source).put(1)]
+    assert ops == [(MERGE, {"x": 1}), (PUT, 2), (DELETE, None)]
 
 
 def test_the_key_of_the_write_is_used_only_where_it_means_the_same():
@@ -287,8 +333,8 @@ def test_the_key_of_the_write_is_used_only_where_it_means_the_same():
     assert {True, False} == set(here)
     bench = Bench(source)
     for name, same in zip(names, here, strict=True):
-        assert (type(bench.put("whole", (1, name))) is list) == same
-        assert (type(bench.put("loose", (1, name))) is list) == same
+        for target in ("whole", "loose"):
+            assert len(bench.put(target, (1, name))) == same and len(bench.session.routed) == 1 - same
         assert "keys of that map are (n:int)" in bench.put("wrong", (1, name)).message
 
 
@@ -315,19 +361,19 @@ CHAIN = (
     "@trigger(on='raw', emits='typed')\ndef first(write):\n"
     "    yield Put('typed', write.key, write.value)\n    yield Put('typed', write.key, write.value + 10)\n"
     "@trigger(on='typed', emits=('next', 'late'))\ndef second(write, grid):\n"
-    "    yield Put('next', write.key, [write.op, write.value, write.previous, write.version, grid.get('next', write.key)])\n"
+    "    yield Put('next', write.key, [write.op, write.value, write.version, grid.get('raw', write.key)])\n"
     "    yield Event('late', write.key, write.value)\n"
 )
 
 
 def test_chains_run_depth_first_and_see_what_came_before():
-    found = Bench(CHAIN, rows(typed={KEY: 0}, next={KEY: "before"})).put(1)
+    found = Bench(CHAIN, rows(raw={KEY: "before"})).put(1)
     assert [(name, decode_value(value)) for _, name, _, value in found] == [
         ("typed", 1),
-        ("next", ["put", 1, 0, 0, "before"]),
+        ("next", ["put", 1, 0, 1]),
         ("late", 1),
         ("typed", 11),
-        ("next", ["put", 11, 1, 0, ["put", 1, 0, 0, "before"]]),
+        ("next", ["put", 11, 0, 1]),
         ("late", 11),
     ]
 
@@ -338,13 +384,13 @@ def test_a_chained_delete_and_event():
         "    yield Delete('typed', write.key)\n    yield Event('late', write.key, 0)\n    yield Event('late', write.key, 1)\n"
         "table('seen', like='raw')\n"
         "@trigger(on=('typed', 'late'), emits='seen')\ndef second(write):\n"
-        "    yield Put('seen', write.key, [write.map, write.op, write.value, write.previous])\n"
+        "    yield Put('seen', write.key, [write.map, write.op, write.value])\n"
     )
-    found = Bench(source, rows(typed={KEY: 4})).put(1)
+    found = Bench(source).put(1)
     assert [decode_value(value) for _, name, _, value in found if name == "seen"] == [
-        ["typed", "delete", None, 4],
-        ["late", "event", 0, None],
-        ["late", "event", 1, None],
+        ["typed", "delete", None],
+        ["late", "event", 0],
+        ["late", "event", 1],
     ]
 
 
@@ -361,9 +407,14 @@ def test_a_failure_down_the_chain_rejects_the_root_and_names_the_culprit():
 def test_the_look_ups_of_the_first_trigger_go_on_after_a_chain():
     source = CHAIN.replace("def first(write):", "def first(write, grid):").replace(
         "    yield Put('typed', write.key, write.value + 10)\n",
-        "    mine = write.key\n    yield Put('typed', mine, grid.get('typed', mine) + grid.get('raw', mine))\n",
+        "    yield Put('typed', write.key, grid.get('raw', write.key) + 1)\n",
     )
     assert decode_value(Bench(source).put(1)[3][3]) == 2
+
+
+def test_what_a_map_that_receives_outputs_held_before_is_not_told():
+    found = Bench(CHAIN.replace("write.version", "write.previous")).put(1)
+    assert "write.previous asks for the state of 'typed'" in found.message
 
 
 def test_chains_are_bounded_in_depth():

@@ -31,7 +31,7 @@ def translate(write, grid):
         return [Delete("typed", write.key)]
     if write.value == "bad":
         raise Reject("bad")
-    found = [write.value, write.previous, grid.get("ref", "r"), grid.get("typed", write.key), write.version, write.epoch, write.time_ms]
+    found = [write.value, write.previous, grid.get("ref", "r"), grid.get("raw", write.key), write.version, write.epoch, write.time_ms]
     return [Put("typed", write.key, found), Event("late", write.key, 1)]
 
 @trigger(on="typed", emits="twice")
@@ -43,19 +43,19 @@ def again(write):
 def test_put_delete_and_reject():
     test = TriggerTest(SOURCE)
     assert test.put("raw", "a", 1) == Result(
-        [Put("typed", ("a",), [1, None, None, None, 1, 1, 0]), Put("twice", ("a",), "put"), Event("late", ("a",), 1)],
+        [Put("typed", ("a",), [1, None, None, 1, 1, 1, 0]), Put("twice", ("a",), "put"), Event("late", ("a",), 1)],
         None,
     )
     result = test.put(
         "raw",
         ("a",),
         2,
-        state={"raw": {"a": 1}, "typed": {"a": "t"}},
+        state={"raw": {"a": 1}},
         references={"ref": {"r": {"x": 3}}},
         epoch=8,
         time_ms=9,
     )
-    assert result.outputs[0].value == [2, 1, {"x": 3}, "t", 2, 8, 9]
+    assert result.outputs[0].value == [2, 1, {"x": 3}, 2, 2, 8, 9]
     assert test.delete("raw", "a").outputs == [Delete("typed", ("a",)), Put("twice", ("a",), "delete")]
     rejected = test.put("raw", "a", "bad")
     assert rejected.outputs == []
@@ -121,8 +121,11 @@ def test_events_on_a_stream():
 def test_partitions_are_real():
     source = "from tidegrid.triggers import *\ntable('a'); table('b')\n@trigger(on='a', emits='b')\ndef f(w): return Put('b', w.value, 1)\n"
     other = next(n for n in range(99) if partition_of(encode_key(n), 16) != partition_of(encode_key("k"), 16))
-    assert "other partitions" in TriggerTest(source).put("a", "k", other).rejected.message
-    assert TriggerTest(source, partitions=1).put("a", "k", other).rejected is None
+    for partitions in (16, 1):
+        assert TriggerTest(source, partitions=partitions).put("a", "k", other).outputs == [Put("b", (other,), 1)]
+    looking = source.replace("1)", "grid.get('a', w.value))").replace("f(w)", "f(w, grid)")
+    assert "same partition" in TriggerTest(looking).put("a", "k", other).rejected.message
+    assert TriggerTest(looking, partitions=1).put("a", "k", other).rejected is None
 
 
 def test_from_a_path_an_installed_module_and_a_module(tmp_path, monkeypatch):
