@@ -4,8 +4,9 @@
     settle(place)         one of them is done, or given up
     mark(epoch)           everything at or below it has come
 
-The cursor is the highest epoch at or below which everything is settled. What is settled beyond it is remembered by
-place, so that a restart gives nothing a second time that was settled, in whatever order that happened.
+At or below the cursor everything is settled; it moves with the epochs that came with changes, and with marks when
+nothing is left. What is settled beyond it is remembered by place, so that a restart gives nothing a second time that
+was settled, in whatever order that happened.
 
 Invariants: the cursor never decreases; what is settled is what is at or below it, and the places remembered beyond it;
 nothing is settled that was not taken.

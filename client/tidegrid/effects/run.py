@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +27,8 @@ from tidegrid.effects.runner import EffectRunner, Progress, Surroundings
 from tidegrid.effects.state import State
 from tidegrid.effects.state_file import Parked
 from tidegrid.grid.model.errors import CallerError, ConfigurationError, DeadlineError
+
+_log = logging.getLogger(__name__)
 
 Start = Literal["now", "begin"] | int
 
@@ -176,7 +179,7 @@ def run_effects(
     start: Start = "now",
     only: Iterable[str] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
-    failure: Callable[[Failure], None] = lambda _: None,
+    failure: Callable[[Failure], None] | None = None,
     clock: Clock | None = None,
     chance: random.Random | None = None,
 ) -> EffectsRun:
@@ -185,11 +188,20 @@ def run_effects(
     `state` is a SQLite file, made if there is none; one run at a time works with it. `start` is for an effect that has
     never run: "now" (what is closed by now is passed over), "begin", or an epoch, whose own changes are included.
     `only`: these effects of the module. `progress` and `failure` are called as things happen; do not block in them.
+    Without `failure`, calls that fail are logged as warnings.
     Raises TriggerModuleError, ConfigurationError; entering it raises more.
     """
     found = effect_module(module)
     if only is not None:
         found = found.only(only)
     return EffectsRun(
-        grid, found, Path(state), start, progress, failure, clock or SystemClock(), chance or random.Random()
+        grid, found, Path(state), start, progress, failure or _logged, clock or SystemClock(), chance or random.Random()
+    )
+
+
+def _logged(failure: Failure) -> None:
+    event, pause = failure.event, failure.pause_seconds
+    then = "that was the last try" if pause is None else f"next try in {pause:.1f} s"
+    _log.warning(
+        "effect %s failed on %s (try %d): %s; %s", failure.effect, event.id, failure.tries, failure.error, then
     )

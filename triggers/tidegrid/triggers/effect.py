@@ -125,7 +125,7 @@ def effect(
 
 
 def _checked_name(function: Callable[..., Any], name: str | None) -> str:
-    if not inspect.isfunction(function):
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
         raise ConfigurationError(f"@effect belongs on a function written with def or async def, not on {function!r}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
