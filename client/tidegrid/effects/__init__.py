@@ -9,7 +9,7 @@ from tidegrid.effects.module import EffectModule, effect_module
 from tidegrid.effects.performing import Failure
 from tidegrid.effects.run import EffectsRun, run_effects
 from tidegrid.effects.runner import Progress
-from tidegrid.effects.state_file import Cursor, Parked, StateFile
+from tidegrid.effects.state_file import Cursor, Parked, StateFile, translated
 
 __all__ = [
     "Clock",
@@ -23,4 +23,5 @@ __all__ = [
     "SystemClock",
     "effect_module",
     "run_effects",
+    "translated",
 ]

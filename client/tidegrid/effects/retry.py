@@ -14,7 +14,8 @@ _DOUBLINGS_MAX = 60  # past any maximum, and within what a float takes
 def pause_seconds(effect: EffectDeclaration, failures: int, chance: float) -> float:
     """After so many `failures` in a row (1, 2, ...); `chance` is from 0 to 1."""
     grown = effect.backoff_seconds * float(1 << min(failures - 1, _DOUBLINGS_MAX))
-    return min(effect.backoff_seconds_max, grown) * (0.5 + chance / 2)
+    most = max(effect.backoff_seconds, effect.backoff_seconds_max)
+    return min(most, grown) * (0.5 + chance / 2)
 
 
 def exhausted(effect: EffectDeclaration, failures: int) -> bool:

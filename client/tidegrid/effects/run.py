@@ -173,7 +173,7 @@ class EffectsRun:
 
 def run_effects(
     grid: Grid,
-    module: ModuleType | Path | str,
+    module: EffectModule | ModuleType | Path | str,
     *,
     state: Path | str,
     start: Start = "now",
@@ -191,7 +191,7 @@ def run_effects(
     Without `failure`, calls that fail are logged as warnings.
     Raises TriggerModuleError, ConfigurationError; entering it raises more.
     """
-    found = effect_module(module)
+    found = module if isinstance(module, EffectModule) else effect_module(module)
     if only is not None:
         found = found.only(only)
     return EffectsRun(

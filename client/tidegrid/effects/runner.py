@@ -249,7 +249,7 @@ class EffectRunner:
         park = None
         if failure is not None and self.effect.on_give_up == "park":
             tried = change._replace(tried=failure.tries)
-            park = Parked(self.effect.name, self.effect.on, tried, failure.error, self._around.clock.time_ms())
+            park = Parked(self.effect.name, failure.event, tried, failure.error, self._around.clock.time_ms())
         beyond = None
         if change.number is None:
             self._ledger.settle(change.place)

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tidegrid.effects.place import Place, Waiting
+from tidegrid.effects.place import Place, Waiting, event_of
 from tidegrid.grid.model.errors import (
     ConfigurationError,
     FormatError,
@@ -33,6 +33,7 @@ from tidegrid.grid.model.errors import (
     StorageFullError,
     WrongGridError,
 )
+from tidegrid.triggers.effect import EffectEvent
 
 try:
     import fcntl
@@ -68,7 +69,7 @@ class Parked(NamedTuple):
     """A change that its effect has given up on. `again`: it is to be driven once more."""
 
     effect: str
-    map: str
+    event: EffectEvent
     waiting: Waiting
     error: str
     parked_ms: int
@@ -136,10 +137,10 @@ class StateFile:
                 "INSERT INTO tidegrid_effects_grid SELECT ? WHERE NOT EXISTS (SELECT 1 FROM tidegrid_effects_grid)",
                 (grid_id.hex(),),
             )
-        (other,) = self._connection.execute("SELECT id FROM tidegrid_effects_grid").fetchone()
-        if other != grid_id.hex():
+        other = self._grid_id()
+        if other != grid_id:
             raise WrongGridError(
-                f"{self.path} says how far effects of grid {other[:8]} are, this one is {grid_id.hex()[:8]}; use another file"
+                f"{self.path} says how far effects of grid {other.hex()[:8]} are, this one is {grid_id.hex()[:8]}; use another file"
             )
 
     def close(self) -> None:
@@ -210,7 +211,7 @@ class StateFile:
             return
         change = parked.waiting
         row = (
-            parked.effect, parked.map, *change.place, change.op, change.raw_key, change.raw_value, change.version,
+            parked.effect, parked.event.map, *change.place, change.op, change.raw_key, change.raw_value, change.version,
             change.time_ms, change.tried, parked.error, parked.parked_ms,
         )  # fmt: skip
         run(f"INSERT INTO tidegrid_effects_parked VALUES (NULL, {', '.join('?' * len(row))}, 0)", row)
@@ -231,7 +232,12 @@ class StateFile:
             f"SELECT {_PARKED} FROM tidegrid_effects_parked WHERE (?1 IS NULL OR effect = ?1) AND again >= ?2 ORDER BY number LIMIT ?3",
             (effect, int(again), limit),
         )
-        return [_parked(row) for row in found]
+        rows = found.fetchall()
+        return [_parked(row, self._grid_id()) for row in rows]
+
+    def _grid_id(self) -> bytes:
+        (text,) = self._connection.execute("SELECT id FROM tidegrid_effects_grid").fetchone()
+        return bytes.fromhex(text)
 
     def parked_count(self, effect: str) -> int:
         (count,) = self._connection.execute(
@@ -255,13 +261,14 @@ class StateFile:
         return int(version)
 
 
-def _parked(row: tuple[object, ...]) -> Parked:
+def _parked(row: tuple[object, ...], grid_id: bytes) -> Parked:
     number, effect, map_name, epoch, partition, position, index, *rest = row
     op, key, value, version, time_ms, tries, error, parked_ms, again = rest
     place = Place(*map(_int, (epoch, partition, position, index)))
     assert isinstance(key, bytes) and isinstance(value, bytes)
     change = Waiting(place, str(op), key, value, _int(version), _int(time_ms), _int(tries), _int(number))
-    return Parked(str(effect), str(map_name), change, str(error), _int(parked_ms), bool(again))
+    event = event_of(change, grid_id, str(effect), str(map_name), change.tried)
+    return Parked(str(effect), event, change, str(error), _int(parked_ms), bool(again))
 
 
 def _int(value: object) -> int:

@@ -369,8 +369,8 @@ async def test_parked_changes_are_kept_and_driven_again(state: Path) -> None:
         epoch = await write(fake, grid, ["a", "b", "c"], key="k")
         await run.wait(epoch, deadline=30)
         (parked,) = await run.parked()
-        assert (parked.effect, parked.map, parked.again, parked.waiting.tried) == ("take", "s", False, 1)
-        assert "no line for b" in parked.error and parked.waiting.place.epoch == epoch
+        assert (parked.effect, parked.event.map, parked.again, parked.waiting.tried) == ("take", "s", False, 1)
+        assert "no line for b" in parked.error and parked.event == outside.events[1]
         assert await run.drive_again([parked.number, 77]) == [parked.number]
         await run.wait(epoch, deadline=30)
         (still,) = await run.parked()

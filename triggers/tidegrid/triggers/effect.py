@@ -109,7 +109,7 @@ def effect(
             on=on,
             retries=retries,
             backoff_seconds=backoff_seconds,
-            backoff_seconds_max=max(backoff_seconds, backoff_seconds_max),
+            backoff_seconds_max=backoff_seconds_max,
             on_give_up=on_give_up,
             concurrency=concurrency,
             order=order,
