@@ -123,7 +123,8 @@ def _again(output: Output, file: StateFile, wanted: list[str]) -> None:
         if missing:
             raise ConfigurationError(f"nothing is parked as {min(missing)}; --parked shows the numbers")
     marked = file.drive_again(numbers)
-    output.note(f"{len(marked):,} parked changes are to be driven again; a runner takes them up")
+    many = f"{len(marked):,} parked changes are" if len(marked) != 1 else "1 parked change is"
+    output.note(f"{many} to be driven again; a runner takes {'them' if len(marked) != 1 else 'it'} up")
 
 
 def _list(output: Output, file: StateFile) -> None:
