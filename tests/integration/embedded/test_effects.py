@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -137,3 +138,18 @@ async def test_the_state_is_there_while_it_runs(tmp_path: Path, module: Path, ou
             file.close()
             assert (cursors["mail"].done, cursors["index"].done) == (2 * number, number)
             assert cursors["mail"].epoch >= ack.epoch
+
+
+def test_the_page_about_effects_says_what_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "effects.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name, block in zip(("shop.py", "mails.py"), blocks, strict=False):
+        first, _, text = block.partition("\n")
+        assert first == f"# {name}"
+        Path(name).write_text(text)
+    exec(compile(blocks[2], "effects.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said and said in page

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tidegrid.client import Grid
+from tidegrid.effects import StateFile
 from tidegrid.triggers import EffectEvent
 
 from tests.unit.client.fake_grid import FakeGrid
@@ -79,3 +82,39 @@ class Outside:
         if left:
             self.failures[event.value] = left - 1
             raise ConnectionError(f"no line for {event.value}")
+
+
+class Doors:
+    """An effect that waits in front of a door, by value; `inside` is who is being served."""
+
+    def __init__(self) -> None:
+        self.doors: dict[Any, asyncio.Event] = {}
+        self.inside: list[Any] = []
+        self.left: list[Any] = []
+
+    async def enter(self, event: EffectEvent) -> None:
+        self.inside.append(event.value)
+        try:
+            await self.doors.setdefault(event.value, asyncio.Event()).wait()
+            self.left.append(event.value)
+        finally:
+            self.inside.remove(event.value)
+
+    def open(self, *values: Any) -> None:
+        for value in values:
+            self.doors.setdefault(value, asyncio.Event()).set()
+
+
+async def write(fake: FakeGrid, grid: Grid, values: list[Any], map_name: str = "s", key: Any = None) -> int:
+    """Closes an epoch that has them, in their order; of one key each, unless they share one."""
+    for value in values:
+        await grid.map(map_name).put(value if key is None else key, value)
+    return fake.tick()
+
+
+def cursor_of(state: Path, effect: str = "take") -> int:
+    file = StateFile(state)
+    try:
+        return next(cursor.epoch for cursor in file.cursors() if cursor.effect == effect)
+    finally:
+        file.close()
