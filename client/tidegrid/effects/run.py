@@ -61,7 +61,7 @@ class EffectsRun:
         return [runner.progress for runner in self._runners]
 
     async def __aenter__(self) -> EffectsRun:
-        """Raises InUseError, WrongGridError, UnknownMapError, ConfigurationError."""
+        """Raises InUseError, WrongGridError, UnknownMapError, ConfigurationError, EpochTooNewError (of `start`)."""
         try:
             await self._state.open(self._grid.id)
             start = await self._first_epoch()
@@ -80,6 +80,7 @@ class EffectsRun:
         if start == "begin":
             return 0
         if isinstance(start, int) and not isinstance(start, bool) and start >= 1:
+            await self._grid.wait_closed(start - 1)  # one that no grid has come to would have no effects for ever
             return start - 1
         if start != "now":
             raise ConfigurationError(

@@ -12,6 +12,7 @@ import pytest
 from tidegrid import embedded
 from tidegrid.effects import StateFile, run_effects
 from tidegrid.embedded import EmbeddedGrid
+from tidegrid.grid.model.errors import EpochTooNewError
 from tidegrid.triggers import EffectEvent
 
 MODULE = """
@@ -124,6 +125,19 @@ async def test_a_grid_made_anew_is_another_one(tmp_path: Path, module: Path, out
             await run.wait(ack.epoch, deadline=60)
     first, second = outside.rows
     assert first.id != second.id
+
+
+async def test_an_epoch_that_nobody_has_come_to_is_refused(tmp_path: Path, module: Path, outside: Outside) -> None:
+    async with embedded.open(triggers=[module]) as grid:
+        ack = await grid.map("raw").put(("a", 1), 7)
+        with pytest.raises(EpochTooNewError):
+            async with run_effects(grid, module, state=tmp_path / "new.db", start=ack.epoch + 1_000_000):
+                pass
+        async with run_effects(
+            grid, module, state=tmp_path / "own.db", start=ack.epoch
+        ) as run:  # perhaps not closed yet
+            await run.wait(ack.epoch, deadline=60)
+    assert len(outside.rows) == 1 and len(outside.mails) == 2
 
 
 async def test_the_state_is_there_while_it_runs(tmp_path: Path, module: Path, outside: Outside) -> None:
