@@ -15,6 +15,7 @@ import pytest
 from tests.simulation import switched_off_engine as off
 from tests.simulation import switched_off_groups as group_off
 from tests.simulation import switched_off_ring as ring_off
+from tests.simulation import switched_off_routing as route_off
 
 Patch = pytest.MonkeyPatch
 
@@ -53,6 +54,7 @@ LAG: Final = {
     "seconds": 3.0,
 }
 GROUPS: Final = {"group_clients": 6, "clients": 3, "nodes": 3, "partitions": 4, "write_delay": 0.01}
+ROUTES: Final = {"nodes": 3, "partitions": 4, "write_delay": 0.01}
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
@@ -134,4 +136,31 @@ MUTATIONS: Final = (
     Mutation("G2, exactly once", group_off.repeated_group_not_recognised, 60, GROUPS),
     Mutation("G, landing", group_off.landed_at_the_lenders_own_epoch, 60, GROUPS),
     Mutation("G2, nothing else", group_off.lent_beside_a_frame_in_flight, 60, GROUPS),
+    Mutation("X3, on arrival", route_off.acknowledged_on_arrival, 60, {**ROUTES, "append_delay": 0.02}),
+    Mutation("X3, the subtree", route_off.done_before_its_own_outputs, 60, ROUTES),
+    Mutation("X4", route_off.floor_not_held_by_the_root, 20, ROUTES, quick=True),
+    Mutation("X1, again (liveness)", route_off.not_said_again_by_a_new_owner, 20, {**ROUTES, "loss": 0.2}),
+    Mutation("O3, outbox", route_off.outbox_forgotten_by_a_new_owner, 60, {**ROUTES, **CRASHES}),
+    Mutation("X2, exactly once", route_off.sources_not_recognised, 60, {**ROUTES, "loss": 0.2}),
+    Mutation("O3, exactly once", route_off.sources_forgotten_by_a_new_owner, 100, {**ROUTES, **CRASHES, "loss": 0.2}),
+    Mutation(
+        "O3, checkpoints", route_off.routes_left_out_of_checkpoints, 100, {**ROUTES, **CRASHES, "checkpoint_rate": 8.0}
+    ),
+    Mutation("X2, the stamp", route_off.routed_stamped_below_the_own_epoch, 60, ROUTES),
+    Mutation("X2, the epoch", route_off.seen_by_its_stamp, 20, ROUTES, quick=True),
+    Mutation("X6", route_off.target_read_at_its_latest, 60, ROUTES),
+    Mutation("X6, final", route_off.target_read_before_its_epoch_is_over, 60, ROUTES),
+    Mutation("I17", route_off.merged_in_order_of_arrival, 20, ROUTES, quick=True),
+    Mutation("I17, closed", route_off.operands_let_go_too_early, 60, ROUTES),
+    Mutation(
+        "I17, checkpoints",
+        route_off.operands_left_out_of_checkpoints,
+        100,
+        {**ROUTES, **CRASHES, "checkpoint_rate": 8.0},
+    ),
+    Mutation("X7", route_off.tails_of_visits_only, 200, ROUTES),
+    Mutation("X7, the subtree", route_off.tails_of_the_receiver_only, 200, ROUTES),
+    Mutation("X6, code", route_off.routed_by_the_newest_code, 60, {**ROUTES, "deploy_rate": 6.0}),
+    Mutation("X8", route_off.failures_swallowed, 20, ROUTES, quick=True),
+    Mutation("X, F2 (liveness)", route_off.not_requeued_after_a_fill, 60, {**ROUTES, **SILENT}),
 )
