@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
-from tidegrid.grid.journal.seam import Checkpoint, Settled, resolve
+from tidegrid.grid.journal.seam import Checkpoint, Fold, Settled, resolve
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.model.errors import GridError, StoppingError
@@ -79,6 +79,10 @@ class MemoryLog:
         self._check_open()
         found = self.state.load_checkpoint(log)
         return Checkpoint(log, *found) if found is not None else None
+
+    async def compact(self, log: LogId, through: Position, fold: Fold) -> int:
+        self._check_open()
+        return self.state.compact(log, through, fold)
 
     @property
     def bytes_written(self) -> int:
