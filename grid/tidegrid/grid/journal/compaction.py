@@ -69,6 +69,8 @@ class Compactor:
     async def compact(self, log: LogId, through: Position, fold: Fold) -> int:
         """See `Log.compact`. Raises CorruptionError, OSError, and what `fold` raises."""
         async with self._turn:
+            if self._stopping.is_set():
+                return 0
             cancelled = threading.Event()
             run = asyncio.get_running_loop().run_in_executor(
                 self._thread, self._run, log, through, fold, _Pace(self._options, self._stopping, cancelled)
@@ -140,7 +142,7 @@ class Compactor:
             raise
         if self._options.sync:
             self._files.sync_directory()
-        self._history.write_index(compacted)
+        self._ask(self._history.write_index, compacted)
         return saved
 
     def _records_to_fold(self, at: int, log: LogId, pace: _Pace) -> Iterator[LogRecord]:
@@ -214,6 +216,7 @@ class Compactor:
             found = scan_compacted_file(
                 self._files, file, temporary, header.base, salt_of(self._identity), before, pace
             )
+            assert file.size() == header.file_bytes, "what is written is as long as was reckoned"
         finally:
             file.close()
         assert (found.end, found.tails) == (index.end, index.tails), "a compacted segment ends as it did"
