@@ -44,7 +44,7 @@ from tidegrid.grid.model.ids import LogId, Position
 logger = logging.getLogger(__name__)
 
 _SLICE_SECONDS = 0.001
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 16 * 1024
 _WRITE_BYTES = 1 << 20
 
 T = TypeVar("T")

@@ -92,7 +92,7 @@ def scan_compacted(read: Read, header: CompactedHeader, salt: int) -> Iterator[P
     cursor, stop = SEGMENT_HEADER_BYTES, header.file_bytes
     last, count = header.base, 0
     while cursor < stop:
-        length = PLACE_BYTES + RECORD_HEADER_BYTES
+        offset, length = 0, PLACE_BYTES + RECORD_HEADER_BYTES
         for _ in range(2):  # first the record's header, then, with the length that it tells, all of it
             if stop - cursor < length:
                 yield Flaw(cursor, "the record reaches past its segment")
