@@ -180,7 +180,12 @@ async def test_a_segment_that_would_hardly_get_shorter_stays_and_is_read_when_th
     assert any(record.payload.startswith(b"in between") for record in now)
     await log.close()
     log = await opened(files, compact_share=1.0)
-    assert await log.compact(CONTROL_LOG, await log.tail(CONTROL_LOG), fold) == 0
+    await fill(log, 200, seed=7)
+
+    def unasked(records: Iterable[LogRecord]) -> bytes:
+        raise AssertionError("nothing is folded where too little would be saved whatever comes of it")
+
+    assert await log.compact(CONTROL_LOG, await log.tail(CONTROL_LOG), unasked) == 0
     await log.close()
 
 
@@ -189,8 +194,16 @@ async def test_a_fold_that_is_larger_than_what_it_stands_for_is_not_written() ->
     log = await opened(files)
     await fill(log, 100)
     image = files.image()
-    assert await log.compact(CONTROL_LOG, await log.tail(CONTROL_LOG), lambda records: bytes(9000)) == 0
-    assert files.image() == image
+    folds = 0
+
+    def large(records: Iterable[LogRecord]) -> bytes:
+        nonlocal folds
+        folds += 1
+        return bytes(9000)
+
+    for _ in range(2):
+        assert await log.compact(CONTROL_LOG, await log.tail(CONTROL_LOG), large) == 0
+    assert files.image() == image and folds == len(formats(image)) - 1, "each segment is looked at once"
     await log.close()
 
 
@@ -333,6 +346,8 @@ async def test_an_end_half_way_leaves_it_sound(kind: str, end: str) -> None:
         with pytest.raises(asyncio.CancelledError):
             await work
         files.gate.set()
+        await asyncio.get_running_loop().run_in_executor(log._compactor._thread, int)  # after what is under way
+        assert 1 in list(formats(files.image()).values())[:-1], "nobody waits for it any more"
         await log.close()
     else:
         closing = asyncio.create_task(log.close())
@@ -340,10 +355,27 @@ async def test_an_end_half_way_leaves_it_sound(kind: str, end: str) -> None:
         files.gate.set()
         await closing
         await work
-    assert 1 in formats(files.image()).values() and not any(name.endswith(".tmp") for name in files.image())
+    assert 1 in list(formats(files.image()).values())[:-1], "it does not go on to the end"
+    assert not any(name.endswith(".tmp") for name in files.image())
     assert verify("", files=files).whole
     log = await opened(files)
     assert await contents(log) == before and fold(await read_all(log, CONTROL_LOG)) == fold(control)
+    await log.close()
+
+
+async def test_it_is_given_up_when_the_log_fails() -> None:
+    files = HeldAt("write")
+    log = await opened(files)
+    await fill(log, 300)
+    work = await _held(log, files)
+    files.fail = lambda op: OSError(errno.EIO, "input/output error") if op.kind == "sync" else None
+    with pytest.raises(LogFailedError):
+        await fill(log, 1, seed=2)
+    files.fail = lambda op: None
+    files.gate.set()
+    assert await work == 0 and set(formats(files.image()).values()) == {1}
+    with pytest.raises(LogFailedError):
+        await log.compact(CONTROL_LOG, Position(PLENTY), fold)
     await log.close()
 
 

@@ -323,7 +323,6 @@ class LocalLog:
             await asyncio.shield(self._closing)
             return
         self._closing = self._loop.create_future()
-        self._compactor.halt()
         try:
             while not self._sequence.idle:
                 await self._next_settled()
