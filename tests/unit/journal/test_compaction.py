@@ -13,6 +13,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidegrid.grid.journal.history import History
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.verify import verify
@@ -189,6 +190,23 @@ async def test_a_segment_that_would_hardly_get_shorter_stays_and_is_read_when_th
     await log.close()
 
 
+async def test_the_index_of_a_segment_that_is_not_worth_it_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = SimulatedFiles()
+    log = await opened(files)
+    await fill(log, 400, other_every=1)
+    await log.close()
+    log = await opened(files, compact_share=0.9)
+    tail = await log.tail(CONTROL_LOG)
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "index_of", None)
+        assert await log.compact(CONTROL_LOG, tail, fold) == 0
+    await log.close()
+    without = SimulatedFiles({name: data for name, data in files.image().items() if not name.endswith(".idx")})
+    log = await opened(without)
+    assert await log.compact(CONTROL_LOG, tail, fold) > 0, "where there is none, the segment tells"
+    await log.close()
+
+
 async def test_a_fold_that_is_larger_than_what_it_stands_for_is_not_written() -> None:
     files = SimulatedFiles()
     log = await opened(files)
@@ -351,7 +369,7 @@ async def test_an_end_half_way_leaves_it_sound(kind: str, end: str) -> None:
         await log.close()
     else:
         closing = asyncio.create_task(log.close())
-        await asyncio.sleep(0)
+        await asyncio.get_running_loop().run_in_executor(None, log._compactor._stopping.wait)
         files.gate.set()
         await closing
         await work

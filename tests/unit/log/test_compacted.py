@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from tidegrid.grid.log.compacted import (
     encode_place,
     scan_compacted,
 )
-from tidegrid.grid.log.index import SegmentIndex, Tail
+from tidegrid.grid.log.index import SegmentIndex, Tail, bytes_claimed
 from tidegrid.grid.log.segment import (
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
@@ -149,3 +152,22 @@ def test_an_index_of_one_format_is_not_taken_for_the_other() -> None:
     assert not plain.same_as(placed)
     assert plain.bytes_of(LogId(1)) == 2 * 28 + 8 and plain.bytes_of(LogId(2)) == 0
     assert placed.size_bytes > plain.size_bytes
+
+
+@given(RECORDS, st.integers(-1, 9), st.integers(0, 200))
+def test_the_head_of_an_index_tells_how_much_a_log_takes(
+    records: list[tuple[int, int, bytes]], asked: int, cut: int
+) -> None:
+    _, _, rows = segment(records)
+    index = SegmentIndex(BASE, {})
+    index.add([item.row for item in rows], END)
+    data = index.encode(SALT)
+    log = LogId(asked)
+    assert bytes_claimed(lambda length, offset: data[offset : offset + length], BASE, END, log) == index.bytes_of(log)
+    assert index.bytes_of(log) == sum(28 + len(payload) for name, _, payload in records if name == asked)
+    short = data[:cut]
+    with contextlib.suppress(struct.error):
+        claimed = bytes_claimed(lambda length, offset: short[offset : offset + length], BASE, END, log)
+        assert claimed in (None, 0, index.bytes_of(log))
+    for base, end in ((BASE + 1, END), (BASE, END + 1)):
+        assert bytes_claimed(lambda length, offset: data[offset : offset + length], base, end, log) is None

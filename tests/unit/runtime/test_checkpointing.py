@@ -83,6 +83,21 @@ async def test_the_control_log_is_compacted_up_to_what_the_slowest_node_has_read
     assert (await fold_control(log, ControlState())).closed > whole.closed
 
 
+async def test_what_a_checkpoint_of_an_earlier_life_covers_is_compacted_at_the_start(log: WatchedLog) -> None:
+    driver = await at_the_end(log)
+    control = driver.node.control
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield control.to_bytes()
+
+    await log.save_checkpoint(CONTROL_LOG, control.position, chunks())
+    await fill(log)
+    task = asyncio.create_task(Checkpointing(log, [await at_the_end(log)], bytes_between=1 << 40).run())
+    assert await log.asked.get() == (CONTROL_LOG, control.position)
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_it_is_not_compacted_past_its_checkpoint_or_without_one(log: WatchedLog) -> None:
     driver = await at_the_end(log)
     checkpointing = Checkpointing(log, [driver], bytes_between=1)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,9 +37,9 @@ from tidegrid.grid.journal.segments import Segment, corruption, offset_of, open_
 from tidegrid.grid.log.batch import RECORD_HEADER_BYTES, Flaw, encode_record_header, salt_of
 from tidegrid.grid.log.compacted import PLACE_BYTES, CompactedHeader, encode_compacted_header, encode_place
 from tidegrid.grid.log.entry import LogRecord
-from tidegrid.grid.log.index import NO_TAIL, Columns, SegmentIndex, Tail
+from tidegrid.grid.log.index import NO_TAIL, Columns, SegmentIndex, Tail, bytes_claimed
 from tidegrid.grid.log.scan import scan
-from tidegrid.grid.log.segment import TEMPORARY_SUFFIX, segment_name
+from tidegrid.grid.log.segment import TEMPORARY_SUFFIX, index_name, segment_name
 from tidegrid.grid.model.ids import LogId, Position
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Compactor:
         with contextlib.suppress(_Stopped):
             for at in range(self._looked_at[log], count):
                 pace()
-                if history.folded(at) is None:
+                if history.folded(at) is None and self._promising(at, log):
                     with self._reading(at):
                         index = self._ask(history.index_of, at)
                     if index.tail(log).position > through:
@@ -115,6 +116,18 @@ class Compactor:
                         break
                 self._looked_at[log] = at + 1
         return saved
+
+    def _promising(self, at: int, log: LogId) -> bool:
+        """By the head of the index file: of segments that hold much else, the whole index would be a lot to read."""
+        base, end = self._history.span(at)
+        claimed = None
+        with contextlib.suppress(OSError, struct.error):
+            file = self._files.open(index_name(base))
+            try:
+                claimed = bytes_claimed(file.pread, base, end, log)
+            finally:
+                file.close()
+        return claimed is None or claimed >= self._options.compact_share * (end - base)
 
     def _segment(self, at: int, index: SegmentIndex, log: LogId, fold: Fold, pace: _Pace) -> int:
         """Bytes let go of; 0: the segment stays as it is."""
@@ -135,6 +148,7 @@ class Compactor:
         try:
             self._write(at, index, header, temporary, encode_folded(header, index, before, payload), pace)
             compacted = self._verified(index, header, temporary, before, pace)
+            pace()
             self._ask(self._history.replace, at, temporary, compacted)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -285,9 +299,11 @@ class _Pace:
         self._began = 0.0
 
     def __call__(self) -> None:
+        if self._cancelled.is_set() or self._stopping.is_set():
+            raise _Stopped
         if time.perf_counter() - self._began < _SLICE_SECONDS:
             return
-        if self._cancelled.is_set() or (self._stopping.wait(self._rest) if self._rest else self._stopping.is_set()):
+        if self._rest and self._stopping.wait(self._rest):
             raise _Stopped
         self._began = time.perf_counter()
 

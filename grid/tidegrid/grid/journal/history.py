@@ -134,6 +134,10 @@ class History:
             self.rebuild(at, self.tails_before(at))
         self._verified.add(base)
 
+    def span(self, at: int) -> tuple[int, int]:
+        """Where segment `at` begins and ends."""
+        return self.bases[at], self._ends[at]
+
     def folded(self, at: int) -> LogId | None:
         """Whose records were folded in segment `at`; None: it is as it was written."""
         return self._folded.get(self.bases[at])

@@ -25,7 +25,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
@@ -137,11 +137,7 @@ class SegmentIndex:
 
     def bytes_of(self, log: LogId) -> int:
         """What the records of a log take, without the headers of their batches."""
-        lengths = self.columns.get(log, Columns()).lengths
-        pieces = (
-            lengths[at : at + _SUM_ROWS] for at in range(0, len(lengths), _SUM_ROWS)
-        )  # another thread may want in
-        return sum(map(sum, pieces)) + RECORD_HEADER_BYTES * len(lengths)
+        return _bytes_of(self.columns.get(log, Columns()).lengths)
 
     @property
     def records(self) -> int:
@@ -209,6 +205,40 @@ class SegmentIndex:
                     values.byteswap()
                 offset = stop
         return index
+
+
+def bytes_claimed(read: Callable[[int, int], bytes], base: int, end: int, log: LogId) -> int | None:
+    """What `bytes_of(log)` is if the index file of [base, end) tells the truth; None if it is no such index.
+
+    A hint: only what it takes is read, by `read(length, offset)`, so no checksum is checked. Of a few records among many
+    that is very little.
+    """
+    head = read(_HEADER.size, 0)
+    if len(head) < _HEADER.size:
+        return None
+    magic, version, logs, found_base, found_end = _HEADER.unpack(head)
+    if (magic, version, found_base, found_end) != (INDEX_MAGIC, INDEX_FORMAT, base, end):
+        return None
+    offset = _HEADER.size + logs * _LOG_ROW.size
+    for row in _LOG_ROW.iter_unpack(read(logs * _LOG_ROW.size, _HEADER.size)):
+        records = row[1]
+        if row[0] == log:
+            lengths = array("I")
+            data = read(records * lengths.itemsize, offset + records * 16)
+            if len(data) < records * lengths.itemsize:
+                return None
+            lengths.frombytes(data)
+            if sys.byteorder == "big":
+                lengths.byteswap()
+            return _bytes_of(lengths)
+        offset += records * 20
+    return 0
+
+
+def _bytes_of(lengths: array[int]) -> int:
+    """In pieces, so that another thread may come in between."""
+    pieces = (lengths[at : at + _SUM_ROWS] for at in range(0, len(lengths), _SUM_ROWS))
+    return sum(map(sum, pieces)) + RECORD_HEADER_BYTES * len(lengths)
 
 
 def _little(values: array[int]) -> bytes:

@@ -37,6 +37,7 @@ class Checkpointing:
     async def run(self) -> None:
         """Until cancelled. A checkpoint that fails leaves the one before it in place, and is tried again."""
         try:
+            await self._compact_what_is_covered()
             await self._run()
         finally:
             if self._compacting is not None:
@@ -54,9 +55,7 @@ class Checkpointing:
             finally:
                 unfollow()
             try:
-                position = await self.save()
-                if self._compacting is None or self._compacting.done():
-                    self._compacting = asyncio.create_task(self._compact(position))
+                self._compact_soon(await self.save())
             except GridError as error:
                 self.last_error = error
                 _log.warning("checkpoint: %s", error)
@@ -76,6 +75,20 @@ class Checkpointing:
         await self._log.save_checkpoint(CONTROL_LOG, position, _paced(control.to_bytes(), iter(())))
         self.rounds += 1
         return position
+
+    async def _compact_what_is_covered(self) -> None:
+        """By the checkpoint of an earlier life: one that is ended every day may never come to another round."""
+        try:
+            saved = await self._log.load_checkpoint(CONTROL_LOG)
+        except GridError as error:
+            self.last_error = error
+            return
+        if saved is not None:
+            self._compact_soon(saved.position)
+
+    def _compact_soon(self, covered: Position) -> None:
+        if self._compacting is None or self._compacting.done():
+            self._compacting = asyncio.create_task(self._compact(covered))
 
     async def _compact(self, covered: Position) -> None:
         """Up to what all nodes here have read: a node that joins later begins above it, and nobody goes back."""
