@@ -27,6 +27,7 @@ class WatchedLog(MemoryLog):
         self.gate.set()
         self.full = False
         self.ended = 0
+        self.compacted = asyncio.Event()
 
     async def save_checkpoint(self, log: LogId, position: Position, chunks: AsyncIterator[bytes]) -> None:
         if self.full:
@@ -37,7 +38,9 @@ class WatchedLog(MemoryLog):
         self.asked.put_nowait((log, through))
         try:
             await self.gate.wait()
-            return await super().compact(log, through, fold)
+            saved = await super().compact(log, through, fold)
+            self.compacted.set()
+            return saved
         finally:
             self.ended += 1
 
@@ -74,6 +77,7 @@ async def test_the_control_log_is_compacted_up_to_what_the_slowest_node_has_read
     assert await log.asked.get() == (CONTROL_LOG, slow.node.control.position)
     saved = await log.load_checkpoint(CONTROL_LOG)
     assert saved is not None and saved.position == whole.position
+    await log.compacted.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
