@@ -76,6 +76,7 @@ MUTATIONS: Final = (
     Mutation("checkpoint", ring_off.checkpoint_of_a_later_memory, 100, {"checkpoint_rate": 8.0, **CRASHES}),
     Mutation("T", ring_off.view_forgotten_in_the_token, 100, {**MOVES, "control_delay": 0.02, "loss": 0.0}),
     Mutation("T, coverage", ring_off.hops_counted_for_visits, 100, {"cut_rate": 4.0, "pause_rate": 4.0, "nodes": 3}),
+    Mutation("compaction", ring_off.compaction_ahead_of_the_slowest, 10, {"compact_rate": 8.0}, quick=True),
     Mutation("I4", ring_off.closes_below_closed, 10),
     Mutation(
         "C",

@@ -41,6 +41,7 @@ class Options:
     # Processes.
     crash_rate: float = 0.8
     checkpoint_rate: float = 2.0
+    compact_rate: float = 3.0  # of the control log, up to what all live nodes have read
     downtime: float = 0.08  # mean, seconds, also of the others
     pause_rate: float = 0.5
     pause: float = 0.15  # also of a cut between nodes
@@ -109,6 +110,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "storage_full": {"storage_full": 0.0},
     "log_failure": {"log_failure": 0.0},
     "checkpoint": {"checkpoint_rate": 0.0},
+    "compact": {"compact_rate": 0.0},
     "map": {"map_rate": 0.0},
     "deploy": {"deploy_rate": 0.0},
     "forge": {"forge_rate": 0.0},

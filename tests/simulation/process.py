@@ -33,6 +33,7 @@ from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import ScanRequest
 from tidegrid.grid.engine.retention import RetentionOptions
 from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.model.errors import GridError, LogFailedError, LogTimeoutError, StorageFullError, WrongTailError
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, Incarnation, NodeId, Position, partition_log
 from tidegrid.grid.ring.control import ControlState
@@ -52,6 +53,14 @@ if TYPE_CHECKING:
 CONTROL_READ_BYTES = 200
 RECLAIM_BUDGET = 3
 TURN_WRITES = 4
+
+
+def fold_control(log: MemoryLogState, saved: bytes | None = None) -> ControlState:
+    """The control log to its end, from a checkpoint or from its beginning."""
+    control = ControlState.from_bytes(saved) if saved is not None else ControlState()
+    for item in log.read(CONTROL_LOG, control.position, 1 << 30):
+        control.apply(item.position, ControlRecord.FromString(item.payload))
+    return control
 
 
 class Process:
@@ -77,9 +86,7 @@ class Process:
         self.life += 1
         self._forget()
         saved = world.log.load_checkpoint(CONTROL_LOG) if world.happens(0.7) else None
-        control = ControlState.from_bytes(b"".join(saved[1])) if saved is not None else ControlState()
-        for item in world.log.read(CONTROL_LOG, control.position, 1 << 30):
-            control.apply(item.position, ControlRecord.FromString(item.payload))
+        control = fold_control(world.log, b"".join(saved[1]) if saved is not None else None)
         self.incarnation = Incarnation(self.incarnation + 1)
         world.note("node %s starts as incarnation %s", self.me, self.incarnation)
         options = world.options

@@ -236,3 +236,8 @@ def nothing_sent_again(patch: Patch) -> None:
 def no_wakes(patch: Patch) -> None:
     patch.setattr(Ring, "_wake_origin", lambda self, now, *, again=False: self._vigil.woke(now, again=again))
     patch.setattr(vigil.Vigil, "lost_at", lambda self, rank, *, alone: None)
+
+
+def compaction_ahead_of_the_slowest(patch: Patch) -> None:
+    """Records that a live node has not read yet are folded away."""
+    patch.setattr(World, "compacted_to", lambda self, read_by_all: self.truth.position)

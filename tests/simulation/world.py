@@ -17,6 +17,7 @@ from tidegrid.grid.model.ids import CONTROL_LOG, Incarnation, NodeId, PartitionI
 from tidegrid.grid.model.maps import KeyField, MapSpec
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import spec_message
+from tidegrid.grid.ring.folding import fold_records
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.ring.ownership import moved_view, next_view, view_without
 from tidegrid.triggers.loader import load_modules
@@ -29,7 +30,7 @@ from tests.simulation.grouping import GroupClient
 from tests.simulation.holding import HoldClient
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.options import LIMITS, Options
-from tests.simulation.process import Process
+from tests.simulation.process import Process, fold_control
 
 GRID_ID = b"0123456789abcdef"
 TRACE_KEPT = 400
@@ -40,6 +41,7 @@ class World:
         self.options = options
         self.faults = options
         self.chance = random.Random(options.seed)
+        self._compact_chance = random.Random(options.seed)  # of its own: runs by seed are what they were without it
         self.now = 0.0
         self.log = MemoryLogState(gap_seed=options.seed + 1, record_bytes_max=LIMITS.record_bytes_max)
         self.keys = Keys(options.partitions)
@@ -79,6 +81,25 @@ class World:
 
     def happens(self, probability: float) -> bool:
         return probability > 0 and self.chance.random() < probability
+
+    def compact_now_and_then(self) -> None:
+        rate = self.options.compact_rate
+        if rate > 0 and self.storm:
+            self.later(self._compact_chance.expovariate(rate), self._compact)
+
+    def _compact(self) -> None:
+        """The control log, up to what every live node has read: it still says the same, from its beginning."""
+        self.compact_now_and_then()
+        through = min(
+            (one.node.control.position for one in self.processes.values() if one.node), default=self.truth.position
+        )
+        saved = self.log.compact(CONTROL_LOG, self.compacted_to(through), fold_records)
+        self.note("the control log is compacted up to %s: %s bytes less", through, saved)
+        if fold_control(self.log) != self.truth:
+            raise Violation("the compacted control log says something else")
+
+    def compacted_to(self, read_by_all: Position) -> Position:
+        return read_by_all
 
     def every(self, rate: float, action: Callable[[], None]) -> None:
         """While the storm lasts, about `rate` times a second."""
@@ -212,6 +233,7 @@ class World:
         self.every(options.move_rate, self.move)
         self.every(options.suspicion_rate, self.suspect)
         self.every(options.checkpoint_rate, lambda: self.chance.choice(list(self.processes.values())).checkpoint())
+        self.compact_now_and_then()
         self.every(options.audit_rate, lambda: self.chance.choice(list(self.processes.values())).audit())
         self.run(options.seconds)
         self.calm()

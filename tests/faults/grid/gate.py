@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Node
-from tidegrid.grid.journal.seam import Checkpoint, Log, Settled
+from tidegrid.grid.journal.seam import Checkpoint, Fold, Log, Settled
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, NodeId, Position
@@ -180,6 +180,10 @@ class GatedLog:
     async def load_checkpoint(self, log: LogId) -> Checkpoint | None:
         await self._gate.passed()
         return await self._gate.through(self._log.load_checkpoint(log))
+
+    async def compact(self, log: LogId, through: Position, fold: Fold) -> int:
+        await self._gate.passed()
+        return await self._gate.through(self._log.compact(log, through, fold))
 
     @property
     def bytes_written(self) -> int:

@@ -165,8 +165,8 @@ async def test_a_segment_of_another_format_is_told_from_damage() -> None:
     files, _ = await closed_log(8)
     image = files.image()
     for name in segments(image):
-        damaged = SimulatedFiles(image | {name: image[name][:8] + b"\x02\0\0\0" + image[name][12:]})
-        with pytest.raises(FormatError, match=r"format 2.*reads 1"):
+        damaged = SimulatedFiles(image | {name: image[name][:8] + b"\x03\0\0\0" + image[name][12:]})
+        with pytest.raises(FormatError, match=r"format 3.*reads 1 and 2"):
             recover(damaged, OPTIONS)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.options import LocalLogOptions
-from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, LogId, Position
 
 from tests.faults.log.simulated_files import Mark, SimulatedFiles
 
+FOLDED = b"folded"
 OPTIONS = LocalLogOptions(segment_bytes=8192)
 LOGS = [CONTROL_LOG, LogId(0), LogId(1), LogId(2)]
 
@@ -67,6 +69,15 @@ class Workload:
             yield b"end"
 
         await log.save_checkpoint(name, await log.tail(name), chunks())
+
+
+def fold(records: Iterable[LogRecord]) -> bytes:
+    """What stands for records in a compacted log: equal only if all of them were there, once, in order."""
+    state = b""
+    for record in records:
+        folded = record.payload.startswith(FOLDED)
+        state = record.payload if folded else FOLDED + sha256(state + record.payload).digest()
+    return state
 
 
 def acknowledged(trace: Sequence[object]) -> set[int]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from pathlib import Path
 
 import pytest
 from tidegrid.grid.app.main import app
+from tidegrid.grid.journal.local import LocalLog
+from tidegrid.grid.journal.options import LocalLogOptions
+from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch
 from typer.testing import CliRunner
 
 from tests.integration.cli.conftest import Result, Served, call
@@ -130,6 +135,21 @@ def test_memory_leaves_nothing(fresh: Served) -> None:
     assert fresh.ready["data"] is None
     assert fresh.stop()[0] == 0
     assert {path.name for path in fresh.directory.iterdir()} == {"shop.py"}
+
+
+async def compacted_log(directory: Path) -> None:
+    log = await LocalLog.open(directory, options=LocalLogOptions(segment_bytes=8192, compact_rest_seconds=0.0))
+    for number in range(200):
+        await log.append([Entry(CONTROL_LOG, await log.tail(CONTROL_LOG), Epoch(number), bytes(100))])
+    await log.compact(CONTROL_LOG, await log.tail(CONTROL_LOG), lambda records: bytes(len(list(records))))
+    await log.close()
+
+
+def test_verify_tells_how_many_segments_are_compacted(tmp_path: Path) -> None:
+    asyncio.run(compacted_log(tmp_path))
+    report = local("verify", str(tmp_path), "--json").record
+    assert report["whole"] and report["compacted"] == report["segments"] - 1 > 2
+    assert f"segments ({report['compacted']} of them compacted)," in local("verify", str(tmp_path)).out
 
 
 def test_verify_and_a_damaged_log(fresh: Served) -> None:

@@ -12,7 +12,7 @@ from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.seam import Log
-from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.model.errors import StoppingError, TooLargeError, WrongTailError
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, LogId, Position
@@ -335,6 +335,38 @@ async def test_a_checkpoint_that_breaks_off_changes_nothing(log: Log) -> None:
         await log.save_checkpoint(A, position, broken())
     found = await log.load_checkpoint(A)
     assert found is not None and list(found.chunks) == [b"old"]
+
+
+async def test_compaction_lets_go_of_nothing_else(reopen: Reopen) -> None:
+    log = await reopen()
+    positions = {name: await fill(log, name, range(1, 60), size=400) for name in (A, CONTROL_LOG, B)}
+    before = {name: await read_all(log, name) for name in positions}
+    through = positions[CONTROL_LOG][40]
+
+    def fold(records: Iterable[LogRecord]) -> bytes:
+        """The epochs that are folded."""
+        found = [record.payload[1:] if record.payload[:1] == b"f" else bytes([record.epoch]) for record in records]
+        return b"f" + b"".join(found)
+
+    assert await log.compact(CONTROL_LOG, BEFORE_FIRST, fold) == 0
+    saved = await log.compact(CONTROL_LOG, through, fold)
+    assert saved >= 0 and await log.compact(CONTROL_LOG, through, fold) == 0
+    for _ in range(2):
+        assert {name: await log.tail(name) for name in positions} == {name: at[-1] for name, at in positions.items()}
+        assert [await read_all(log, name) for name in (A, B)] == [before[name] for name in (A, B)]
+        control = await read_all(log, CONTROL_LOG)
+        assert [row for row in control if row[0] > through] == before[CONTROL_LOG][41:]
+        places = [(at, epoch) for at, epoch, _ in before[CONTROL_LOG]]
+        assert all((at, epoch) in places for at, epoch, _ in control)
+        epochs = b""
+        for _, epoch, payload in control:
+            epochs = payload[1:] if payload[:1] == b"f" else epochs + bytes([epoch])
+        assert epochs == bytes(range(1, 60)), "a folded record stands for all before it"
+        await log.close()
+        log = await reopen()
+    await log.close()
+    with pytest.raises(StoppingError):
+        await log.compact(CONTROL_LOG, through, fold)
 
 
 async def test_all_is_there_after_reopening(reopen: Reopen) -> None:

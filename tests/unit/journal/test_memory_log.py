@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterable
 
 import pytest
 from tidegrid.grid.journal.memory import MemoryLog
-from tidegrid.grid.log.entry import Entry
+from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.model.errors import LogFailedError, StorageFullError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, LogId
@@ -57,3 +59,55 @@ async def test_failures_and_a_new_handle() -> None:
     state.reopen()
     again = MemoryLog(state)
     assert await again.tail(A) > BEFORE_FIRST and again.bytes_written == 0
+
+
+class HeldFold:
+    """Holds each fold after its first record, in whatever thread, until `gate` is set."""
+
+    def __init__(self) -> None:
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def __call__(self, records: Iterable[LogRecord]) -> bytes:
+        count = 0
+        for _ in records:
+            count += 1
+            self.begun.set()
+            self.gate.wait()
+        return b"%d" % count
+
+
+async def ten(log: MemoryLog) -> None:
+    for _ in range(10):
+        await log.append([Entry(A, await log.tail(A), Epoch(1), b"some bytes")])
+
+
+async def test_it_serves_while_it_compacts() -> None:
+    log, fold = MemoryLog(), HeldFold()
+    await ten(log)
+    through = await log.tail(A)
+    work = asyncio.ensure_future(log.compact(A, through, fold))
+    await asyncio.to_thread(fold.begun.wait)
+    await ten(log)
+    assert len(await log.read(A, BEFORE_FIRST, 1 << 20)) == 20
+    fold.gate.set()
+    assert await work == 98
+    records = await log.read(A, BEFORE_FIRST, 1 << 20)
+    assert (records[0].position, records[0].payload) == (through, b"10") and len(records) == 11
+
+
+@pytest.mark.parametrize("end", ["close", "cancel"])
+async def test_a_compaction_that_nobody_waits_for_changes_nothing(end: str) -> None:
+    log, fold = MemoryLog(), HeldFold()
+    await ten(log)
+    work = asyncio.ensure_future(log.compact(A, await log.tail(A), fold))
+    await asyncio.to_thread(fold.begun.wait)
+    if end == "close":
+        await log.close()
+        fold.gate.set()
+        assert await work == 0
+    else:
+        work.cancel()
+        await asyncio.wait([work])
+        fold.gate.set()
+        assert work.cancelled()
+    assert len(log.state.read(A, BEFORE_FIRST, 1 << 20)) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -98,3 +99,23 @@ def test_checkpoints_and_limits() -> None:
         with pytest.raises(AssertionError):
             state.append(wrong)
     assert state.read(B, BEFORE_FIRST, 5) == [] and state.position_before(B, Epoch(5)) == BEFORE_FIRST
+
+
+def test_one_record_stands_for_those_that_were_compacted() -> None:
+    state = MemoryLogState()
+    for number in range(6):
+        state.append([Entry(log, state.tail(log), Epoch(number), bytes([number]) * 10) for log in (A, B)])
+    others, before = state.read(A, BEFORE_FIRST, 1 << 30), state.read(B, BEFORE_FIRST, 1 << 30)
+
+    def fold(records: Iterable[LogRecord]) -> bytes:
+        return b"".join(record.payload[:1] for record in records)
+
+    assert state.compact(B, Position(before[0].position), fold) == 0, "one is not worth folding"
+    assert state.compact(B, Position(before[3].position + 1), fold) == 36
+    now = state.read(B, BEFORE_FIRST, 1 << 30)
+    assert now == [LogRecord(before[3].position, Epoch(3), bytes(range(4))), *before[4:]]
+    assert (
+        state.position_before(B, Epoch(2)) == BEFORE_FIRST and state.position_before(B, Epoch(4)) == before[4].position
+    )
+    assert state.compact(LogId(9), Position(99), fold) == 0
+    assert state.read(A, BEFORE_FIRST, 1 << 30) == others and state.tail(B) == before[-1].position

@@ -120,6 +120,7 @@ class Node:
 
     def start(self, instant: Instant) -> None:
         """Once, before anything else: takes up what the applied view gives to this node."""
+        self.control.followed = True
         self._enter(instant)
         self.tenure.view_applied(instant.now)
         self.ring.control_applied(instant.now)

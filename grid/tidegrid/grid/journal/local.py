@@ -3,7 +3,7 @@
 The event loop sequences (log/sequence.py); one batch at a time is written and synced, in the commit thread or, when it
 is small and alone and the disk is quick, right on the loop; meanwhile the next one collects. What is durable is then
 published: indexed, readable, answered, followers woken. Reads of the active segment are done at once, as its pages
-are in memory; reads of sealed segments in a reader thread; checkpoints in a thread of their own.
+are in memory; reads of sealed segments in a reader thread; checkpoints and compaction in threads of their own.
 
 Lifecycle: `open` (which recovers) -> appends and reads -> *failed* for good after a failed write or sync, when only
 reads go on -> `close`. A call that is cancelled does not take its append back.
@@ -21,11 +21,12 @@ from functools import partial
 
 from tidegrid.grid.journal import checkpoints
 from tidegrid.grid.journal.checkpoints import CheckpointWriter
+from tidegrid.grid.journal.compaction import Compactor
 from tidegrid.grid.journal.files import FULL_ERRORS, Files, Lock, PosixFiles
 from tidegrid.grid.journal.history import read_rows
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.recovery import Recovered, recover
-from tidegrid.grid.journal.seam import Checkpoint, Settled, resolve
+from tidegrid.grid.journal.seam import Checkpoint, Fold, Settled, resolve
 from tidegrid.grid.journal.writer import CommitThread, log_failed, storage_full, write_reporting
 from tidegrid.grid.log.batch import RECORD_HEADER_BYTES
 from tidegrid.grid.log.entry import Entry, LogRecord
@@ -74,6 +75,7 @@ class LocalLog:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidegrid-log-read")
         self._checkpointer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidegrid-log-checkpoint")
         self._checkpoint_turn = asyncio.Lock()
+        self._compactor = Compactor(files, options, recovered.identity, recovered.history, self._reader)
         self._followers: dict[LogId, dict[object, Callable[[], None]]] = {}
         self._flush_scheduled = False
         self._settled: list[asyncio.Future[None]] = []  # who wait for any batch to land or fail
@@ -157,6 +159,7 @@ class LocalLog:
         else:
             if not isinstance(error, StorageFullError):
                 self._failure = error
+                self._compactor.halt()
             for lost in self._sequence.refused():
                 for ticket in lost.tickets:
                     ticket.settled((), _again(error))
@@ -280,13 +283,15 @@ class LocalLog:
             except BaseException as error:
                 self._checkpointer.submit(discard)  # after whatever the thread is doing
                 if isinstance(error, OSError):
-                    raise self._checkpoint_failed(error) from error
+                    raise self._failed_beside("checkpoint", error) from error
                 raise
 
-    def _checkpoint_failed(self, error: OSError) -> GridError:
+    def _failed_beside(self, what: str, error: OSError) -> GridError:
+        """Beside the appends, but what the disk holds of them is not known any more either."""
         if error.errno in FULL_ERRORS:
             return storage_full(self._files)
-        self._failure = self._failure or log_failed(self._files.path("checkpoint"), error)
+        self._failure = self._failure or log_failed(self._files.path(what), error)
+        self._compactor.halt()
         return _again(self._failure)
 
     async def load_checkpoint(self, log: LogId) -> Checkpoint | None:
@@ -294,6 +299,14 @@ class LocalLog:
         self._check_readable()
         found = await self._loop.run_in_executor(self._checkpointer, checkpoints.load, self._files, self._salt, log)
         return Checkpoint(log, *found) if found is not None else None
+
+    async def compact(self, log: LogId, through: Position, fold: Fold) -> int:
+        """See `Log.compact`: sealed segments only, each at most once (journal/compaction.py)."""
+        self._check_open()
+        try:
+            return await self._compactor.compact(log, through, fold)
+        except OSError as error:
+            raise self._failed_beside("compaction", error) from error
 
     # The end -----------------------------------------------------------------------------------------------------
 
@@ -320,6 +333,7 @@ class LocalLog:
 
     def _shut(self) -> None:
         self._commit.stop()
+        self._compactor.stop()
         self._checkpointer.shutdown()
         self._reader.shutdown()
         try:

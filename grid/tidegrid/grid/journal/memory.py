@@ -7,16 +7,19 @@ hold them (`hold`, `release`) and make them fail (`fail_next`); an append whose 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from tidegrid.grid.journal.seam import Checkpoint, Settled, resolve
+from tidegrid.grid.journal.seam import Checkpoint, Fold, Settled, resolve
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.model.errors import GridError, StoppingError
 from tidegrid.grid.model.ids import Epoch, LogId, Position
 
+_FOLDED_AT_ONCE = 128
+_REST_SECONDS = 0.002
 _Waiting = tuple[Sequence[Entry], Settled]
 
 
@@ -30,6 +33,8 @@ class MemoryLog:
         self._followers: dict[LogId, dict[object, Callable[[], None]]] = {}
         self._drained: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
+        self._compact_turn = asyncio.Lock()
+        self._compact_stopping = threading.Event()
         self._written_before = self.state.bytes_written
 
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:
@@ -80,6 +85,20 @@ class MemoryLog:
         found = self.state.load_checkpoint(log)
         return Checkpoint(log, *found) if found is not None else None
 
+    async def compact(self, log: LogId, through: Position, fold: Fold) -> int:
+        """Folds in a thread, with rests, as a local log does: a grid in memory may tick for days, too."""
+        async with self._compact_turn:
+            self._check_open()
+            records = self.state.records_through(log, through)
+            if records is None:
+                return 0
+            stopping = self._compact_stopping = threading.Event()
+            try:
+                payload = await asyncio.to_thread(_fold, fold, records, stopping)
+            finally:
+                stopping.set()  # in a cancellation
+            return self.state.replace(log, through, payload) if payload is not None else 0
+
     @property
     def bytes_written(self) -> int:
         return self.state.bytes_written - self._written_before
@@ -94,6 +113,7 @@ class MemoryLog:
             await asyncio.shield(self._closing)
             return
         self._closing = asyncio.get_running_loop().create_future()
+        self._compact_stopping.set()
         self.release()
         if self._waiting:
             self._drained = asyncio.get_running_loop().create_future()
@@ -146,3 +166,21 @@ class MemoryLog:
     def _check_open(self) -> None:
         if self._closing is not None:
             raise StoppingError("the log is closed; open it again")
+
+
+class _Stopped(Exception):
+    """Not an error: nobody waits for the fold any more."""
+
+
+def _fold(fold: Fold, records: Iterable[LogRecord], stopping: threading.Event) -> bytes | None:
+    try:
+        return fold(_rested(records, stopping))
+    except _Stopped:
+        return None
+
+
+def _rested(records: Iterable[LogRecord], stopping: threading.Event) -> Iterator[LogRecord]:
+    for number, record in enumerate(records, 1):
+        yield record
+        if stopping.is_set() or (number % _FOLDED_AT_ONCE == 0 and stopping.wait(_REST_SECONDS)):
+            raise _Stopped

@@ -29,6 +29,9 @@ class LocalLogOptions:
     checkpoint_sync_bytes: int = (
         8 * 1024 * 1024
     )  # a checkpoint is synced in slices, so that appends never wait for all of it
+    compact_share: float = 0.25  # a sealed segment is compacted when it gets shorter by this share of it; less: more
+    # is let go of, and more that stays is copied for it; 1: never
+    compact_rest_seconds: float = 0.003  # after each millisecond of compacting; longer: less felt by others, and slower
 
     def validate(self) -> LocalLogOptions:
         """Returns itself. Raises ConfigurationError."""
@@ -39,6 +42,8 @@ class LocalLogOptions:
         for name in ("batch_bytes_max", "record_bytes_max", "open_segments_max", "checkpoint_sync_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 < self.compact_share <= 1:
+            raise ConfigurationError(f"compact_share is {self.compact_share}; it lies above 0 and is at most 1")
         if self.batch_bytes_max > 1 << 30 or self.record_bytes_max > 1 << 30 or self.segment_bytes > 1 << 40:
             raise ConfigurationError("batches and records are bounded by 1 GiB, segments by 1 TiB; choose smaller ones")
         return self

@@ -22,9 +22,17 @@ from tidegrid.grid.journal import checkpoints
 from tidegrid.grid.journal.files import FULL_ERRORS, File, Files
 from tidegrid.grid.journal.history import History
 from tidegrid.grid.journal.options import LocalLogOptions
-from tidegrid.grid.journal.segments import Segment, corruption, create_segment, offset_of, read_header
+from tidegrid.grid.journal.segments import (
+    Segment,
+    check_sealed,
+    corruption,
+    create_segment,
+    offset_of,
+    read_header,
+)
 from tidegrid.grid.journal.writer import SegmentWriter, log_failed, storage_full
 from tidegrid.grid.log.batch import Flaw, salt_of
+from tidegrid.grid.log.compacted import CompactedHeader
 from tidegrid.grid.log.index import SegmentIndex
 from tidegrid.grid.log.scan import find_batches, scan, written_spans
 from tidegrid.grid.log.segment import (
@@ -125,6 +133,10 @@ def create_first(files: Files, options: LocalLogOptions, names: list[str]) -> No
 def checked_header(files: Files, file: File, base: int) -> SegmentHeader:
     """The header of the active segment, whose file must have all of its reserved length."""
     header = read_header(files, file, base)
+    if isinstance(header, CompactedHeader):
+        raise corruption(
+            files, segment_name(base), 0, "it is compacted, so there was a segment after it, which is missing"
+        )
     size = file.size()
     if size < SEGMENT_HEADER_BYTES + header.capacity:
         raise corruption(files, segment_name(base), size, "the file was cut short")
@@ -140,14 +152,13 @@ def add_sealed(files: Files, history: History, bases: list[int]) -> list[int]:
     for at, (base, end) in enumerate(pairwise(bases)):
         file = files.open(segment_name(base))
         try:
-            size, used = file.size(), offset_of(base, end)
-            limit = used if size == used else offset_of(base, base + read_header(files, file, base).capacity)
+            found = check_sealed(files, file, base, end)
         finally:
             file.close()
-        if not used <= size <= limit:
-            reason = f"it does not end at position {end}, where {segment_name(end)} begins; is a file missing?"
-            raise corruption(files, segment_name(base), min(size, used), reason)
-        if size > used:
+        if isinstance(found, CompactedHeader):
+            history.add(base, end, folded=found.log)
+            continue
+        if found:
             spare.append(at)
         history.add(base, end)
     return spare

@@ -21,6 +21,10 @@ Settled = Callable[[tuple[Position, ...], GridError | None], None]
 """Told (positions, None) when an append has landed, ((), error) when it has not; errors as of `Log.append`."""
 
 
+Fold = Callable[[Iterable[LogRecord]], bytes]
+"""(records, in order) -> payload of the one record that may stand for them. Called in any thread."""
+
+
 def resolve(
     future: asyncio.Future[tuple[Position, ...]], positions: tuple[Position, ...], error: GridError | None
 ) -> None:
@@ -88,6 +92,19 @@ class Log(Protocol):
 
     async def load_checkpoint(self, log: LogId) -> Checkpoint | None:
         """The newest whole checkpoint. Raises CorruptionError."""
+        ...
+
+    async def compact(self, log: LogId, through: Position, fold: Fold) -> int:
+        """Lets go of records at or below `through` where it is worth it; returns how many bytes it saved.
+
+        In place of some of them stands one record, at the position and with the epoch of the last of them, whose payload
+        is `fold(records)` of all records up to there: those since the last folded one, which comes first if there is one.
+        Other logs, tails and positions stay as they are, and appends and reads go on. May be given up half way (by a
+        cancellation, the close, or for want of space), which leaves a log as sound as before.
+
+        Whoever has not read up to `through` meets folded records instead of what was there: that is for readers who can
+        begin with one. So `through` is at or below what all others have read. Raises CorruptionError, LogFailedError.
+        """
         ...
 
     @property

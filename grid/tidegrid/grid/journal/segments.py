@@ -1,17 +1,20 @@
-"""Segment files on disk: the active one, and how a new one is born."""
+"""Segment files on disk: how a new one is born, and what a file that is there turns out to be."""
 
 from __future__ import annotations
 
 import contextlib
 
 from tidegrid.grid.journal.files import File, Files
+from tidegrid.grid.log.compacted import CompactedHeader, decode_compacted_header
 from tidegrid.grid.log.index import SegmentIndex
 from tidegrid.grid.log.segment import (
+    COMPACTED_FORMAT,
     SEGMENT_HEADER_BYTES,
     TEMPORARY_SUFFIX,
     SegmentHeader,
     decode_segment_header,
     encode_segment_header,
+    segment_format_of,
     segment_name,
 )
 from tidegrid.grid.model.errors import CorruptionError, FormatError
@@ -60,11 +63,14 @@ def create_segment(files: Files, header: SegmentHeader, *, sync: bool) -> File:
     return file
 
 
-def read_header(files: Files, file: File, base: int) -> SegmentHeader:
+def read_header(files: Files, file: File, base: int) -> SegmentHeader | CompactedHeader:
     """The header of the segment that is named by `base`. Raises CorruptionError, FormatError."""
     name = segment_name(base)
+    data = file.pread(SEGMENT_HEADER_BYTES, 0)
+    header: SegmentHeader | CompactedHeader
     try:
-        header = decode_segment_header(file.pread(SEGMENT_HEADER_BYTES, 0))
+        compacted = segment_format_of(data) == COMPACTED_FORMAT
+        header = decode_compacted_header(data) if compacted else decode_segment_header(data)
     except FormatError as error:
         if "version" in error.fields:
             raise FormatError(f"{files.path(name)}: {error.message}", **error.fields) from None
@@ -72,6 +78,43 @@ def read_header(files: Files, file: File, base: int) -> SegmentHeader:
     if header.base != base:
         raise corruption(files, name, 0, f"its header belongs to {segment_name(header.base)}")
     return header
+
+
+def check_sealed(files: Files, file: File, base: int, end: int) -> CompactedHeader | int:
+    """What a sealed segment is: its header if it is compacted, else how many spare bytes a crash left in it.
+
+    Raises CorruptionError when it is not one of [base, end).
+    """
+    size, used = file.size(), offset_of(base, end)
+    if size == used:  # and so not compacted: that makes shorter
+        return 0
+    header = read_header(files, file, base)
+    if isinstance(header, CompactedHeader):
+        whole = size == header.file_bytes
+        if whole and header.end == end:
+            return header
+    elif used <= size <= offset_of(base, base + header.capacity):
+        return size - used
+    reason = f"it does not end at position {end}, where {segment_name(end)} begins; is a file missing?"
+    if isinstance(header, CompactedHeader) and header.end == end:
+        reason = f"it has {size:,} bytes, its header says {header.file_bytes:,}"
+    raise corruption(files, segment_name(base), min(size, used), reason)
+
+
+def open_sealed(files: Files, base: int, identity: bytes, *, compacted: bool) -> File:
+    """For reading. Raises CorruptionError when it is not the segment that it was at the start."""
+    name = segment_name(base)
+    file = files.open(name)
+    try:
+        header = read_header(files, file, base)
+        if header.identity != identity:
+            raise corruption(files, name, 0, "it belongs to another log")
+        if isinstance(header, CompactedHeader) != compacted:
+            raise corruption(files, name, 0, "it was replaced by something else than this log")
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def corruption(files: Files, name: str, offset: int, reason: str) -> CorruptionError:

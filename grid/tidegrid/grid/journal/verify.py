@@ -6,7 +6,7 @@ Unlike a start, which stops at the first bad place, this goes on past it and rep
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tidegrid.grid.journal import checkpoints
@@ -14,9 +14,10 @@ from tidegrid.grid.journal.files import File, Files, PosixFiles
 from tidegrid.grid.journal.history import load_index
 from tidegrid.grid.journal.recovery import segment_bases
 from tidegrid.grid.journal.segments import Segment, corruption, offset_of, read_header
-from tidegrid.grid.log.batch import Flaw, salt_of
+from tidegrid.grid.log.batch import Flaw, Row, salt_of
+from tidegrid.grid.log.compacted import CompactedHeader, scan_compacted
 from tidegrid.grid.log.index import NO_TAIL, SegmentIndex, Tail
-from tidegrid.grid.log.scan import WholeBatch, find_batches, scan, written_spans
+from tidegrid.grid.log.scan import find_batches, scan, written_spans
 from tidegrid.grid.log.segment import (
     LOCK_NAME,
     SEGMENT_HEADER_BYTES,
@@ -50,6 +51,7 @@ class LogCount:
 @dataclass(slots=True)
 class VerifyReport:
     segments: int = 0
+    compacted: int = 0  # of the segments
     batches: int = 0
     records: int = 0
     bytes_read: int = 0
@@ -122,7 +124,11 @@ class _Verification:
                 self._identity = header.identity
             if header.identity != self._identity:
                 raise corruption(self._files, name, 0, "it belongs to another log")
-            index = self._batches(file, header, next_base)
+            if isinstance(header, CompactedHeader):
+                self._report.compacted += 1
+                index = self._placed(file, header, next_base)
+            else:
+                index = self._batches(file, header, next_base)
         except (CorruptionError, FormatError) as error:
             self._problem_of(error, name)
             index = None
@@ -170,6 +176,37 @@ class _Verification:
         self._tails = index.tails
         return index
 
+    def _placed(self, file: File, header: CompactedHeader, next_base: int | None) -> SegmentIndex:
+        base, size, begun = header.base, file.size(), self._report.bytes_read
+        name = segment_name(base)
+        if next_base is None:
+            self._problem(name, 0, "it is compacted, so there was a segment after it, which is missing")
+        if size != header.file_bytes:
+            self._problem(
+                name, min(size, header.file_bytes), f"its header says that it has {header.file_bytes:,} bytes"
+            )
+        index = SegmentIndex(base, dict(self._tails), compacted=True)
+
+        def read(length: int, offset: int) -> bytes:
+            data = file.pread(length, offset)
+            self._reached(begun + offset + len(data) - SEGMENT_HEADER_BYTES)
+            return data
+
+        for item in scan_compacted(read, header, salt_of(header.identity)):
+            if isinstance(item, Flaw):
+                self._problem(name, item.position, item.reason)
+                self._chained = False
+                break
+            flaw = index.flaw_of((item.row,)) if self._chained else None
+            if flaw is not None:
+                self._problem(name, item.offset, flaw.reason)
+                self._chained = False
+            self._count((item.row,))
+            index.add_placed(*item)
+        index.end = header.end
+        self._tails = index.tails
+        return index
+
     def _reached(self, done: int) -> None:
         """Windows overlap, so progress is told by place."""
         if done > self._report.bytes_read:
@@ -187,16 +224,16 @@ class _Verification:
             if flaw is not None:
                 return flaw, synced
             assert not isinstance(item, Flaw)
-            self._count(item)
+            self._report.batches += 1
+            self._count(item.rows)
             index.add(item.rows, item.end)
             synced = max(synced, item.synced)
         return None, synced
 
-    def _count(self, batch: WholeBatch) -> None:
+    def _count(self, rows: Sequence[Row]) -> None:
         report = self._report
-        report.batches += 1
-        report.records += len(batch.rows)
-        for row in batch.rows:
+        report.records += len(rows)
+        for row in rows:
             count = report.logs.setdefault(row.log, LogCount())
             count.records += 1
             count.payload_bytes += row.length
@@ -204,7 +241,7 @@ class _Verification:
     def _index(self, index: SegmentIndex) -> None:
         name = index_name(index.base)
         assert self._identity is not None
-        found = load_index(self._files, index.base, index.end, salt_of(self._identity))
+        found = load_index(self._files, index.base, index.end, salt_of(self._identity), compacted=index.compacted)
         if found is None:
             self._report.indexes_unusable += 1
         elif not found.same_as(index):

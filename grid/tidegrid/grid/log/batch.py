@@ -131,6 +131,12 @@ def decode_rows(data: Bytes, offset: int, header: BatchHeader, salt: int, positi
     return rows
 
 
+def decode_length(data: Bytes, offset: int) -> int:
+    """How many bytes of payload the record header at `data[offset:]` claims."""
+    length: int = _RECORD_WHOLE.unpack_from(data, offset)[1]
+    return length
+
+
 def decode_payload(
     data: bytes, offset: int, salt: int, position: int, log: LogId, epoch: int, length: int
 ) -> bytes | Flaw:

@@ -11,7 +11,7 @@ Faults are asked for: `fail_next` makes the next append raise. A StorageFullErro
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.sequence import wrong_tail
@@ -92,6 +92,28 @@ class MemoryLogState:
 
     def load_checkpoint(self, log: LogId) -> tuple[Position, tuple[bytes, ...]] | None:
         return self._checkpoints.get(log)
+
+    def compact(self, log: LogId, through: Position, fold: Callable[[Iterable[LogRecord]], bytes]) -> int:
+        """One record, `fold` of them, for all records of `log` at or below `through`. Returns the bytes let go of."""
+        records = self.records_through(log, through)
+        return self.replace(log, through, fold(records)) if records is not None else 0
+
+    def records_through(self, log: LogId, through: Position) -> Iterator[LogRecord] | None:
+        """Those at or below `through`, one by one, while others are appended; None if there are not at least two."""
+        columns = self._logs.get(log)
+        count = bisect_right(columns.positions, through) if columns else 0
+        if columns is None or count < 2:
+            return None
+        return (LogRecord(columns.positions[at], columns.epochs[at], columns.payloads[at]) for at in range(count))
+
+    def replace(self, log: LogId, through: Position, payload: bytes) -> int:
+        """`payload` stands for all records at or below `through` from now on. Returns the bytes let go of."""
+        columns = self._logs[log]
+        count = bisect_right(columns.positions, through)
+        saved = sum(map(len, columns.payloads[:count])) - len(payload)
+        columns.payloads[:count] = [payload]
+        del columns.positions[: count - 1], columns.epochs[: count - 1]
+        return saved
 
     def fail_next(self, error: GridError, *, landed: bool = False) -> None:
         """The next append whose compare holds raises `error`; `landed`: its entries are in the log all the same."""

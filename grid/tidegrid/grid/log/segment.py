@@ -14,6 +14,7 @@ Positions run on without a gap: the base of a segment is the end of the one befo
 segment by bisection, and a segment that is missing shows. A segment is born under a temporary name, with all its
 space reserved and its header durable, and renamed only then; so one that exists has a whole header. The last segment
 is *active*; the others are *sealed*: never written again, cut to the length they use, and known durable to their end.
+A sealed one may be replaced, once, by a *compacted* one of the same name (format 2, compacted.py).
 
     0000000000000000.wal                          a segment, named by its base
     0000000000000000.idx                          its index; only sealed segments have one
@@ -35,12 +36,14 @@ from tidegrid.grid.model.ids import CONTROL_LOG, LogId, Position
 
 SEGMENT_MAGIC = b"TIDEWAL\0"
 SEGMENT_FORMAT = 1
+COMPACTED_FORMAT = 2
 SEGMENT_HEADER_BYTES = 4096
 IDENTITY_BYTES = 16
 LOCK_NAME = "LOCK"
 TEMPORARY_SUFFIX = ".tmp"
 
 _HEADER = Struct("<8sIIQQ16s")
+_START = Struct("<8sII")
 _CHECKSUM = Struct("<I")
 
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{16})\.wal")
@@ -63,23 +66,36 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
 
 def decode_segment_header(data: bytes) -> SegmentHeader:
     """Raises FormatError: with field `version` when another build wrote it, without when the bytes are damaged."""
+    check_segment_header(data, SEGMENT_FORMAT, _HEADER.size)
+    _, _, _, base, capacity, identity = _HEADER.unpack_from(data)
+    return SegmentHeader(base, capacity, identity)
+
+
+def segment_format_of(data: bytes) -> int:
+    """Of the segment that begins with `data`: one of the two that are read here. Raises FormatError as above."""
     if len(data) < SEGMENT_HEADER_BYTES:
         raise FormatError("the segment header is cut short")
-    magic, version, size, base, capacity, identity = _HEADER.unpack_from(data)
+    magic, version, _ = _START.unpack_from(data)
     if magic != SEGMENT_MAGIC:
         raise FormatError("this is not a segment of a Tidegrid log")
-    if version != SEGMENT_FORMAT:
+    if version not in (SEGMENT_FORMAT, COMPACTED_FORMAT):
         raise FormatError(
-            f"the segment has format {version}, this version of Tidegrid reads {SEGMENT_FORMAT}; "
+            f"the segment has format {version}, this version of Tidegrid reads {SEGMENT_FORMAT} and {COMPACTED_FORMAT}; "
             "open it with the version that wrote it",
             version=version,
         )
-    checksum = _CHECKSUM.pack(crc32(data[: _HEADER.size]))
-    if size != SEGMENT_HEADER_BYTES or data[_HEADER.size :] != checksum.ljust(
-        SEGMENT_HEADER_BYTES - _HEADER.size, b"\0"
+    return int(version)
+
+
+def check_segment_header(data: bytes, version: int, used: int) -> None:
+    """What all segment headers have in common: `used` bytes, their checksum, zeros. Raises FormatError as above."""
+    if segment_format_of(data) != version:
+        raise FormatError(f"the segment is not of format {version}")
+    checksum = _CHECKSUM.pack(crc32(data[:used]))
+    if _START.unpack_from(data)[2] != SEGMENT_HEADER_BYTES or data[used:SEGMENT_HEADER_BYTES] != checksum.ljust(
+        SEGMENT_HEADER_BYTES - used, b"\0"
     ):
         raise FormatError("the checksum of the segment header does not fit")
-    return SegmentHeader(base, capacity, identity)
 
 
 def segment_name(base: int) -> str:

@@ -6,7 +6,7 @@ declaration are learned in no other way (rule C2).
 
 Invariants: positions increase; `closed`, `horizon`, the limit and every term never decrease; a CLOSE at or below
 `closed` and a HORIZON at or below `horizon` move nothing; the horizon does not pass a hold; fold of (checkpoint + the
-records after it) equals fold of all records.
+records after it) equals fold of all records, and so does the fold of a compacted log (ring/folding.py).
 
 Checkpoint: `to_bytes` is msgpack of [version, position, grid, view, closes, declarations, ...], see `to_bytes`.
 Version 1 is the same without the holds at the end.
@@ -82,6 +82,7 @@ class ControlState:
     """As of `position`. Read it through its properties; only `apply` changes it."""
 
     def __init__(self) -> None:
+        self.followed = False  # True: somebody lives by the events of every record
         self._position = BEFORE_FIRST
         self._grid_id = b""
         self._partitions = 0
@@ -245,6 +246,9 @@ class ControlState:
                 f"control record {position} is of a kind that this version does not know; use the version that wrote it",
                 position=position,
             )
+        if kind == "folded":
+            self._adopt(position, record.folded)
+            return ()
         if (kind == "created") == self.created:
             raise CorruptionError(
                 f"control record {position}: the grid must be created by the first record, and only there; "
@@ -254,6 +258,18 @@ class ControlState:
         events = self._fold(kind, position, record)
         self._position = position
         return events
+
+    def _adopt(self, position: Position, folded: bytes) -> None:
+        """The state that stands in a compacted log for the records up to its own position: for who starts."""
+        assert not self.followed, "the control log was compacted past what a live node has read"
+        state = ControlState.from_bytes(folded)
+        if state.position != position or not state.created or self._grid_id not in (b"", state.grid_id):
+            raise CorruptionError(
+                f"control record {position} holds the state of position {state.position}, or of another grid; "
+                "restore the log from a copy",
+                position=position,
+            )
+        vars(self).update(vars(state))
 
     def _fold(self, kind: str, position: Position, record: control_pb2.ControlRecord) -> tuple[ControlEvent, ...]:
         if kind == "created":
@@ -376,7 +392,7 @@ class ControlState:
             plain = msgpack.unpackb(data)
             if plain[0] not in READABLE_VERSIONS:
                 raise FormatError(
-                    f"the control checkpoint has version {plain[0]}, this program knows up to {CHECKPOINT_VERSION}; "
+                    f"the state of the control log has version {plain[0]}, this program knows up to {CHECKPOINT_VERSION}; "
                     "use the version that wrote it",
                     version=plain[0],
                 )
@@ -400,7 +416,7 @@ class ControlState:
             raise
         except Exception as error:
             raise FormatError(
-                f"the control checkpoint does not parse ({error}); delete it, and the log is read from its beginning"
+                f"a state of the control log does not parse ({error}); a damaged checkpoint may be deleted: the log has it all"
             ) from error
         return state
 

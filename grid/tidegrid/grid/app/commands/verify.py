@@ -45,8 +45,9 @@ def verify(
     hidden = len(report.problems) - PROBLEMS_SHOWN_MAX
     if hidden > 0:
         output.answer(f"... and {hidden:,} more (all with --json)")
+    compacted = f" ({report.compacted:,} of them compacted)" if report.compacted else ""
     output.answer(
-        f"{report.records:,} records in {report.segments:,} segments, {report.checkpoints:,} checkpoints, {report.bytes_read:,} bytes read"
+        f"{report.records:,} records in {report.segments:,} segments{compacted}, {report.checkpoints:,} checkpoints, {report.bytes_read:,} bytes read"
     )
     if report.torn_bytes:
         output.answer(
@@ -59,7 +60,7 @@ def verify(
     return ExitCode.DATA
 
 
-_COUNTS = ("segments", "batches", "records", "bytes_read", "checkpoints", "indexes_unusable", "torn_bytes")
+_COUNTS = ("segments", "compacted", "batches", "records", "bytes_read", "checkpoints", "indexes_unusable", "torn_bytes")
 
 
 class _Progress:
