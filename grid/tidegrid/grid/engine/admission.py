@@ -18,6 +18,7 @@ from tidegrid.grid.model.errors import (
     InvalidKeyError,
     InvalidValueError,
     TooLargeError,
+    UnknownSchemaError,
     WrongKindError,
 )
 from tidegrid.grid.model.ids import Epoch
@@ -48,6 +49,21 @@ def check(request: WriteRequest, catalog: Catalog, limits: Limits) -> None:
         # Refusals of a named session are not remembered, so a late copy of one that was refused could hold.
         raise InvalidValueError("writes under a named session have no conditions: use a session of the client's own")
     _check_rows(request, entry, catalog, limits)
+    unhandled = unhandled_schema(request, catalog)
+    if unhandled is not None:  # by row: those that request memory knows were handled by the code of their day
+        request.errors = dict.fromkeys(range(count), unhandled)
+
+
+def unhandled_schema(request: WriteRequest, catalog: Catalog) -> UnknownSchemaError | None:
+    """Triggers wait for writes to this map, but none for those of this schema number."""
+    program = catalog.runtime.program(request.map) if catalog.runtime is not None else None
+    if program is None:
+        return None
+    for trigger in program.triggers:
+        if trigger.schema is None or trigger.schema == request.schema:
+            return None
+    handled = [trigger.schema for trigger in program.triggers if trigger.schema is not None]
+    return UnknownSchemaError.of(request.map, request.schema, handled)
 
 
 def _check_ops(request: WriteRequest, entry: MapEntry) -> None:
