@@ -26,6 +26,7 @@ from tidegrid.grid.model.keys import check_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind
 from tidegrid.grid.model.values import are_values, check_value
+from tidegrid.triggers import schemas
 
 
 def check(request: WriteRequest, catalog: Catalog, limits: Limits) -> None:
@@ -57,13 +58,7 @@ def check(request: WriteRequest, catalog: Catalog, limits: Limits) -> None:
 def unhandled_schema(request: WriteRequest, catalog: Catalog) -> UnknownSchemaError | None:
     """Triggers wait for writes to this map, but none for those of this schema number."""
     program = catalog.runtime.program(request.map) if catalog.runtime is not None else None
-    if program is None:
-        return None
-    for trigger in program.triggers:
-        if trigger.schema is None or trigger.schema == request.schema:
-            return None
-    handled = [trigger.schema for trigger in program.triggers if trigger.schema is not None]
-    return UnknownSchemaError.of(request.map, request.schema, handled)
+    return schemas.unhandled_schema(program, request.schema) if program is not None else None
 
 
 def _check_ops(request: WriteRequest, entry: MapEntry) -> None:
