@@ -40,8 +40,7 @@ def converter(of: ValueType) -> Callable[[Any], Any]:
     Raises TypeError and NameError for a type that nothing can be converted to, or that names what is not defined.
     """
     kind, strict = of
-    msgspec.msgpack.Decoder(kind)  # looks through the whole type, and complains
-    if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
+    if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):  # it looks through the whole type
         raise TypeError(f"{getattr(kind, '__name__', kind)!r} is no dataclass, TypedDict, NamedTuple or msgspec.Struct")
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _named_tuple_converter(kind, strict)
