@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET
 from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.keys import decode_key
+from tidegrid.grid.model.keys import decode_key, encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import encode_value
 from tidegrid.triggers.bound import OP_NAMES, BoundMap, Output
@@ -93,20 +93,24 @@ class StrictSession(Session):
         version: int,
         schema: int = 0,
         decoded: Any = UNSET,
+        *more: Any,
+        **options: Any,
     ) -> list[Output] | Rejection:
         """As `Session.activate`; a breach of a rule is a Rejection."""
-        drawn = dict(self._plain._context._drawn)
-        outcome = self._plain.activate(program, op, key, value, version, schema, decoded)
+        plain, watched, journal = self._plain, self._watched, self._journal
+        drawn = dict(plain._context._drawn)
+        outcome = plain.activate(program, op, key, value, version, schema, decoded, *more, **options)
+        program_watched = self._runtime.program(program.name)
+        assert program_watched is not None
 
         def again(frozen: bool) -> list[Output] | Rejection:
-            self._journal.begin(frozen)
-            self._watched._context._drawn = dict(drawn)
-            watched = self._runtime.program(program.name)
-            assert watched is not None
-            return self._watched.activate(watched, op, key, value, version, schema)
+            journal.begin(frozen)
+            watched._context._drawn = dict(drawn)
+            found = watched.activate(program_watched, op, key, value, version, schema, UNSET, *more, **options)
+            return _whole(watched, found)
 
-        self.breach = self._examine(outcome, again)
-        self._journal.begin(False)
+        self.breach = self._examine(_whole(plain, outcome), again)
+        journal.begin(False)
         if self.breach is None:
             return outcome
         _, trigger, module, line, text = self.breach
@@ -136,7 +140,7 @@ class StrictSession(Session):
 
 
 class _Journal:
-    """What the watched triggers did since `begin`. `yielded[i]`: who made output i, at which line."""
+    """What the watched triggers did since `begin`."""
 
     def __init__(self) -> None:
         self.begin(False)
@@ -144,7 +148,7 @@ class _Journal:
     def begin(self, frozen: bool) -> None:
         self.frozen = frozen
         self.calls: list[_Call] = []
-        self.yielded: list[tuple[TriggerSpec, int]] = []
+        self.yielded: list[_Yielded] = []
 
     def watched(self, spec: TriggerSpec) -> TriggerSpec:
         """The same trigger, watched. A plain function, so that lines of exceptions are still found."""
@@ -159,8 +163,7 @@ class _Journal:
             produced = spec.function(write, *(_Lookups(grid, call, self.frozen) for grid in context))
             if isinstance(produced, Iterable) and not isinstance(produced, str | bytes | dict):
                 return self._followed(spec, produced)
-            if produced is not None:
-                self.yielded.append((spec, spec.line))
+            self.yielded.append(_Yielded(spec, spec.line, produced))
             return produced
 
         return dataclasses.replace(spec, function=run, generator=False)
@@ -169,11 +172,29 @@ class _Journal:
         try:
             for output in produced:
                 frame = produced.gi_frame if type(produced) is GeneratorType else None
-                self.yielded.append((spec, frame.f_lineno if frame is not None else spec.line))
+                self.yielded.append(_Yielded(spec, frame.f_lineno if frame is not None else spec.line, output))
                 yield output
         finally:
             if type(produced) is GeneratorType:
                 produced.close()
+
+
+class _Yielded(NamedTuple):
+    """An output, who made it, and at which line."""
+
+    spec: TriggerSpec
+    line: int
+    output: Any
+
+    def likeness(self, to: Output) -> int:
+        """3: it is this output; 2: of the same key; 1: of the same map; 0: another."""
+        _, name, key, value = to
+        if getattr(self.output, "map", None) != name:
+            return 0
+        if encode_key(self.output.key) != key:
+            return 1
+        operand = getattr(self.output, "operand", None)
+        return 3 if _encoded(getattr(self.output, "value", operand)) == (value or _encoded(None)) else 2
 
 
 class _Call:
@@ -226,36 +247,51 @@ class _Lookups:
         return getattr(self._grid, name)
 
 
+def _whole(session: Session, outcome: list[Output] | Rejection) -> list[Output] | Rejection:
+    """With outputs to other partitions, which are the last of each tuple in `routed`, where there are such."""
+    if isinstance(outcome, Rejection):
+        return outcome
+    routed: Iterable[tuple[Any, ...]] = getattr(session, "routed", ())
+    return [*outcome, *(entry[-1] for entry in routed)]
+
+
 def _difference(
     first: list[Output] | Rejection,
     second: list[Output] | Rejection,
     calls: list[_Call],
-    yielded: list[tuple[TriggerSpec, int]],
+    yielded: list[_Yielded],
 ) -> Breach | None:
     if isinstance(first, Rejection) or isinstance(second, Rejection):
-        if isinstance(first, Rejection) and isinstance(second, Rejection):
-            if (first.trigger, first.failed) == (second.trigger, second.failed):
-                return None
-            refused, text = first, f"was the one to refuse the write, and then it was {second.trigger!r}"
-        else:
-            refused = first if isinstance(first, Rejection) else second  # type: ignore[assignment]
-            text = f"refused the write the one time ({refused.reason}) and not the other"
-        return _varies(refused.trigger, refused.module, refused.line, text)
+        return _refused(first, second)
     if first == second:
         return None
     at = next((i for i, (one, two) in enumerate(zip(first, second, strict=False)) if one != two), None)
     if at is not None:
-        spec, line = yielded[at]
-        return _varies(spec.name, spec.module, line, f"gave {_shown(first[at])}, and again {_shown(second[at])}")
-    shorter = min(len(first), len(second))
-    extra = max(first, second, key=len)[shorter]
-    if len(second) > shorter:
-        spec, line = yielded[shorter]
+        text, output = f"gave {_shown(first[at])}, and again {_shown(second[at])}", second[at]
     else:
-        emitting = [call.spec for call in calls if extra[1] in call.spec.emits]
-        spec = emitting[-1] if emitting else calls[-1].spec
-        line = spec.line
-    return _varies(spec.name, spec.module, line, f"gave {_shown(extra)} the one time and not the other")
+        output = max(first, second, key=len)[min(len(first), len(second))]
+        text = f"gave {_shown(output)} the one time and not the other"
+    if at is not None or len(second) > len(first):
+        alike = max(one.likeness(output) for one in yielded)
+        candidates = [one for one in yielded if one.likeness(output) == alike]
+        before = second[: len(first) if at is None else at].count(output)
+        made = candidates[min(before, len(candidates) - 1)]
+        return _varies(made.spec.name, made.spec.module, made.line, text)
+    emitting = [call.spec for call in calls if output[1] in call.spec.emits]
+    spec = emitting[-1] if emitting else calls[-1].spec
+    return _varies(spec.name, spec.module, spec.line, text)
+
+
+def _refused(first: list[Output] | Rejection, second: list[Output] | Rejection) -> Breach | None:
+    if isinstance(first, Rejection) and isinstance(second, Rejection):
+        if (first.trigger, first.failed) == (second.trigger, second.failed):
+            return None
+        text = f"was the one to refuse the write, and then it was {second.trigger!r}"
+        return _varies(first.trigger, first.module, first.line, text)
+    refused = first if isinstance(first, Rejection) else second
+    assert isinstance(refused, Rejection)
+    text = f"refused the write the one time ({refused.reason}) and not the other"
+    return _varies(refused.trigger, refused.module, refused.line, text)
 
 
 def _varies(trigger: str, module: str, line: int, text: str) -> Breach:
