@@ -36,7 +36,7 @@ LINE = HEAD.count("\n")  # of "def first"; the body begins one further down
 def breach(body, value=None, options="", **rows):
     source = HEAD.format(options) + "".join(f"    {line}\n" for line in body.split("\n"))
     with pytest.raises(TriggerModuleError) as caught:
-        TriggerTest(source).put("raw", "k", {"a": 1, "b": [1]} if value is None else value, **rows)
+        TriggerTest(source, partitions=1).put("raw", "k", {"a": 1, "b": [1]} if value is None else value, **rows)
     return caught.value
 
 
@@ -48,6 +48,7 @@ def breach(body, value=None, options="", **rows):
             2,
             "gave Put('out', ('k',), 0), and again Put('out', ('k',), 1)",
         ),
+        ("yield Put('out', 'a', 1)\nyield Put('out', str(next(count)), 1)", 2, "gave Put('out', ('0',), 1), and again"),
         ("return [Put('out', write.key, next(count))]", -1, "and again Put("),
         ("return Put('out', write.key, next(count))", -1, "and again Put("),
         (
