@@ -328,7 +328,7 @@ def test_a_library_of_factories_declares_nothing_itself(tmp_path, monkeypatch):
         "    def copy(write): return Put(emits, write.key, 1 // write.value)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    source = "from tidegrid.triggers import *\nfrom our_factories import copied\ntable('a')\n\ncopied('a', 'b')\n"
+    source = "from tidegrid.triggers import *\nfrom our_factories import copied\ntable('a')\ncopied('a', 'b')\n"
     test = TriggerTest(source)
     assert test.put("a", 1, 1).outputs == [Put("b", (1,), 1)]
     assert test.put("a", 1, 0).rejected.line == 4
