@@ -111,6 +111,8 @@ class StrictSession(Session):
 
         self.breach = self._examine(_whole(plain, outcome), again)
         journal.begin(False)
+        if (routed := getattr(plain, "routed", None)) is not None:
+            object.__setattr__(self, "routed", routed if self.breach is None else [])
         if self.breach is None:
             return outcome
         _, trigger, module, line, text = self.breach

@@ -15,8 +15,9 @@ from tidegrid.triggers.runtime import TriggerRuntime
 class Catalogs:
     """`at(epoch)` is a function of the control log's prefix and the epoch alone; the newest answer is kept."""
 
-    def __init__(self, control: ControlState, limits: Limits) -> None:
+    def __init__(self, control: ControlState, limits: Limits, strict: bool = False) -> None:
         self._control = control
+        self._strict = strict
         self._limits = limits
         self._newest: Catalog | None = None
         self._until: Epoch | None = None
@@ -40,7 +41,11 @@ class Catalogs:
         runtime = None
         if deployment is not None and deployment.modules:
             runtime = TriggerRuntime(
-                load_modules(deployment.modules, specs), specs, self._control.partitions, self._limits
+                load_modules(deployment.modules, specs),
+                specs,
+                self._control.partitions,
+                self._limits,
+                strict=self._strict,
             )
         return Catalog(epoch, specs, runtime, self._control.partitions)
 
