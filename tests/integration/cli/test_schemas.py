@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tidegrid import embedded
-from tidegrid.grid.model.errors import UnknownSchemaError
+from tidegrid.grid.model.errors import GroupRefusedError, UnknownSchemaError
 from tidegrid.v1 import grid_pb2, grid_pb2_grpc
 
 from tests.integration.cli.conftest import Served, call
@@ -101,5 +101,12 @@ async def test_through_the_client(tmp_path: Path) -> None:
         assert isinstance(refused[0], UnknownSchemaError) and refused[0].schema == 4
         with pytest.raises(UnknownSchemaError):
             await raw.delete(KEY, schema=0)
+        with pytest.raises(GroupRefusedError) as caught:
+            async with grid.commit_group() as late:
+                late.map("orders.raw").put(("north", 6), {"cents": 1})
+                late.map("orders.raw").put(("north", 7), {"cents": 1}, schema=9)
+        (reason,) = caught.value.reasons
+        assert isinstance(reason.error, UnknownSchemaError) and reason.key == ("north", 7)
+        assert await raw.get(("north", 6)) is None
         await raw.delete(KEY)
         assert await orders.get(KEY) is None
