@@ -31,15 +31,15 @@ _ALLOW: Final = re.compile(r"#\s*tidegrid:\s*allow\s+([a-z]+(?:\s*,\s*[a-z]+)*)"
 
 
 class Finding(NamedTuple):
-    """`rule` is one of RULES; `text` says what the code does and what to use instead."""
+    """`rule` is one of RULES; `words` say what the code does and what to use instead."""
 
     module: str
     line: int
     rule: str
-    text: str
+    words: str
 
     def __str__(self) -> str:
-        return f"trigger module {self.module!r}, line {self.line}: {self.text} [{self.rule}]"
+        return f"trigger module {self.module!r}, line {self.line}: {self.words} [{self.rule}]"
 
 
 def findings(module_name: str, source: str) -> list[Finding]:
