@@ -1,7 +1,8 @@
 """Clients that commit groups: over any partitions, by way of any node, again elsewhere when an answer does not come.
 
 A group is sent to one node at a time: to the next one only after the deadline that the first was given, since two
-coordinators of one group may be told different things by owners that change in between. Reads are those of all
+coordinators of one group may be told different things by owners that change in between. For the same reason who asks
+another one no longer listens to the first, as client/commit.py, which has one call at a time. Reads are those of all
 clients, so what was acknowledged as a group has to be seen as one.
 """
 
@@ -122,13 +123,13 @@ class GroupClient(Client):
             return
 
         def arrives() -> None:
-            if process.life == life and group.open_rows:
+            if process.life == life and group.open_rows and group.sent == sent:
                 self.learn(control, epoch)
-                self._group_settled(group, sent, request)
+                self._group_settled(group, request)
 
         world.soon(world.options.client_delay, arrives)
 
-    def _group_settled(self, group: Group, sent: int, request: GroupRequest) -> None:
+    def _group_settled(self, group: Group, request: GroupRequest) -> None:
         judge = self.world.judge
         if request.epoch:
             for batch in group.writes:
@@ -142,8 +143,8 @@ class GroupClient(Client):
         elif not isinstance(request.error, OutcomeUnknownError):
             assert request.error is not None
             self._check_refusal(request.error)
-            if group.sent == sent:
-                self.world.soon(0.02, lambda: self._again_elsewhere(group, sent))
+            sent = group.sent
+            self.world.soon(0.02, lambda: self._again_elsewhere(group, sent))
             return
         group.open_rows = False
         self.outstanding.pop((group.id, 0, 0), None)

@@ -317,10 +317,11 @@ def copies_reclaimed_beyond_what_they_hold(patch: Patch) -> None:
 def reclaim_beyond_the_horizon(patch: Patch) -> None:
     right = partition.Table._trim
 
-    def trim(self: Any, key: bytes) -> None:
+    def trim(self: Any, key: bytes, budget: int) -> int:
         horizon, self.horizon = self.horizon, Epoch(self.horizon + 3)
-        right(self, key)
+        steps = right(self, key, budget)
         self.horizon = horizon
+        return steps
 
     patch.setattr(partition.Table, "_trim", trim)
 

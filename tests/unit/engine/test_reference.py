@@ -25,6 +25,7 @@ from tidegrid.v1.ring_pb2 import ReferenceReply, ReferenceRequest
 from tests.unit.engine.stand import REFERENCE, Stand, key, pack
 
 NODES = (NodeId(0), NodeId(1), NodeId(2))
+SESSION_EPOCHS = 100  # and as long a tombstone stays
 
 
 class Grid:
@@ -40,7 +41,11 @@ class Grid:
         self.partitions: dict[NodeId, dict[PartitionId, Partition]] = {node: {} for node in NODES}
         self.copies: dict[NodeId, ReferenceCopies] = {}
         self.exchanges: dict[NodeId, ReferenceExchange] = {}
-        self.declare(ControlRecord(created=GridCreated(grid_id=b"g" * 16, partitions=partitions, limit=64)))
+        self.declare(
+            ControlRecord(
+                created=GridCreated(grid_id=b"g" * 16, partitions=partitions, limit=64, session_epochs=SESSION_EPOCHS)
+            )
+        )
         members = [Member(node, Incarnation(1)) for node in NODES]
         owners = {PartitionId(p): Owner(NODES[p % 3], Incarnation(1), Term(1)) for p in range(partitions)}
         self.declare(ControlRecord(view=view_message(members, owners)))
@@ -50,7 +55,7 @@ class Grid:
             self.start(node)
 
     def recover(self, number: PartitionId) -> Partition:
-        partition = Partition(number, Limits(), 100, self.recent_bytes)
+        partition = Partition(number, Limits(), SESSION_EPOCHS, self.recent_bytes)
         partition.tables["r"] = partition.new_table()
         partition.state = PartitionState.OPEN
         self.partitions[NODES[number % 3]][number] = partition
@@ -256,6 +261,32 @@ def test_a_question_as_of_before_the_horizon_is_dropped_on_both_sides() -> None:
     for node in NODES:
         grid.check(node)
         assert grid.copies[node].through == 7
+
+
+def test_copies_so_old_that_deletes_may_be_forgotten_ask_for_everything() -> None:
+    """Simulator, seed 3934: a tombstone had left its owner before copies of before it asked what had changed."""
+    grid = Grid(recent_bytes=0)
+    grid.write(0, 3, [("a", 1), ("b", 2)])
+    grid.close(4, 3)
+    grid.deliver_all()
+    grid.write(0, 6, [("a", None)])
+    grid.write(0, 150, [("c", 3)])
+    grid.close(151, 150)
+    grid.declare(ControlRecord(horizon=Horizon(epoch=120)), nodes=[NODES[0]])
+    owner = grid.partitions[NODES[0]][PartitionId(0)]
+    owner.tables["r"].reclaim(Epoch(120), 100)
+    owner.recent.start(Epoch(151))
+    assert not owner.tables["r"].chain(key("a"))
+    assert {body.after for sender, _, (_, body) in grid.mail if sender != NODES[0]} == {4}
+    grid.deliver_all()
+    assert grid.copies[NODES[1]].through == grid.copies[NODES[2]].through == 4, "the owner cannot tell any more"
+    grid.learn(NODES[1]), grid.learn(NODES[2])
+    assert {body.after for sender, _, (_, body) in grid.mail if sender != NODES[0]} == {0}
+    assert grid.copies[NODES[1]].get("r", key("a"), Epoch(4)) == pack(1), "until all has come, look-ups go on"
+    grid.deliver_all()
+    for node in NODES:
+        assert grid.copies[node].through == 151
+        grid.check(node)
 
 
 def test_a_new_view_begins_anew() -> None:

@@ -1,4 +1,4 @@
-"""What a trigger module says about itself: `table`, `stream`, `reference` and `@trigger`.
+"""What a trigger module says about itself: `table`, `stream`, `reference` and `@trigger` (`@effect`: effect.py).
 
 A declaration is written down in the namespace of the module whose code makes it, under `DECLARATIONS`. So a module
 means the same whether a node executes its source, a test imports it, or somebody types it: there is no registry to
@@ -15,11 +15,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.maps import KeyField, MapKind
 from tidegrid.triggers.typed import ValueType
+
+if TYPE_CHECKING:
+    from tidegrid.triggers.effect import EffectDeclaration
 
 DECLARATIONS: Final = "__tidegrid_declarations__"
 FACTORIES: Final = "__tidegrid_factories__"
@@ -56,8 +59,11 @@ class TriggerDeclaration:
 
 @dataclass(slots=True)
 class Declarations:
+    """`effects` are for their runner (effect.py); nodes pass over them."""
+
     maps: list[MapDeclaration] = field(default_factory=list)
     triggers: list[TriggerDeclaration] = field(default_factory=list)
+    effects: list[EffectDeclaration] = field(default_factory=list)
 
 
 def table(

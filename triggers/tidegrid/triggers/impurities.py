@@ -34,7 +34,7 @@ TOUCHED: Final[dict[str, str | None]] = {
         "socket socketserver ssl select selectors http.client http.server urllib.request urllib3 requests httpx aiohttp "
         "ftplib smtplib imaplib poplib telnetlib nntplib xmlrpc websocket websockets grpc redis kafka aiokafka pika nats "
         "confluent_kafka psycopg psycopg2 asyncpg pymysql mysql pymongo sqlalchemy boto3 botocore elasticsearch paramiko "
-        "tidegrid.client tidegrid.embedded tidegrid.replica",
+        "tidegrid.client tidegrid.embedded tidegrid.replica tidegrid.effects",
     ),
     **_rows(
         "files",

@@ -46,7 +46,7 @@ DebugOption = Annotated[
 ServerOption = Annotated[
     str,
     typer.Option(
-        "--server", "-s", metavar="HOST:PORT", envvar="TIDEGRID_SERVER", rich_help_panel=_CONNECTION,
+        "--server", "--at", "-s", metavar="HOST:PORT", envvar="TIDEGRID_SERVER", rich_help_panel=_CONNECTION,
         help="Any node of the grid; several after commas: the first that answers is asked for the others.",
     ),
 ]  # fmt: skip

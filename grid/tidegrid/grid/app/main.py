@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 from tidegrid.grid.app.commands.delete import delete
+from tidegrid.grid.app.commands.effects import effects
 from tidegrid.grid.app.commands.get import get
 from tidegrid.grid.app.commands.history import history
 from tidegrid.grid.app.commands.holds import holds
@@ -38,7 +39,7 @@ app.command(rich_help_panel=_RUN)(version)
 app.add_typer(maps, name="map", rich_help_panel=_DATA)
 for read_or_write in (load, put, delete, get, scan, history):
     app.command(rich_help_panel=_DATA)(read_or_write)
-for follow in (subscribe, replica, status, ring):
+for follow in (subscribe, replica, effects, status, ring):
     app.command(rich_help_panel=_FOLLOW)(follow)
 app.add_typer(holds, name="holds", rich_help_panel=_FOLLOW)
 

@@ -38,7 +38,7 @@ class ReferenceExchange:
         owners = {owner.node for owner in control.view.owners.values()}
         if self._copies.target < control.horizon:
             self._copies.restart()  # no owner can answer as of that any more
-        fetches = self._copies.advance(now, control.closed, control.reference_epoch, sorted(owners))
+        fetches = self._copies.advance(now, control.closed, control.reference_epoch, sorted(owners), self._buried)
         return self._ask(now, fetches)
 
     def opened(self, now: float) -> list[Message]:
@@ -76,10 +76,17 @@ class ReferenceExchange:
         mine = (number for number, owner in self._control.view.owners.items() if owner.node == self._me)
         return all(number in self._partitions and self._partitions[number].serving for number in mine)
 
+    @property
+    def _buried(self) -> Epoch:
+        """Owners may have let go of tombstones up to here (store/table.py)."""
+        return Epoch(max(0, self._control.horizon - self._control.session_epochs))
+
     def _answer(self, sender: NodeId, request: ReferenceRequest) -> ReferenceReply | None:
         """Silence unless every record up to `through` is known here (this node has applied that close itself), and
-        none of them that counts as of `through` may have been let go."""
+        none of them that counts as of `through`, deletes since `after` included, may have been let go."""
         if not self._all_open() or not self._control.horizon <= request.through <= self._control.closed:
+            return None
+        if 0 < request.after < self._buried:
             return None
         number, whole = self._answers.get(sender, (-1, []))
         if request.id < number or (request.skip and request.id != number):

@@ -5,12 +5,15 @@ the copies hold, every owner is asked for the versions with effective epochs in 
 answered do the copies speak of the later epoch. A close without such a change moves them on for nothing. So the
 epoch `through` is always one that both the control prefix and the copies contain, look-ups read as of it, and it is
 recorded in the frame.
+
+An owner lets go of a tombstone that has lain below the horizon for long (`buried`). Copies that are that old would never
+hear of such a delete: they ask for everything, and what comes takes the place of all they have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.log.record import DELETE, decode_section
@@ -20,6 +23,7 @@ from tidegrid.grid.store.table import Table
 
 _ROWS_MAX = 2_000  # of one answer
 _BYTES_MAX = 1024 * 1024
+_NOTHING: Final = Epoch(0)
 
 
 class ReferenceRow(NamedTuple):
@@ -48,6 +52,7 @@ class ReferenceCopies:
         self.changed = Epoch(0)  # an upper bound, at most `through`
         self._tables: dict[str, Table] = {}
         self._retry_seconds = retry_seconds
+        self._after = Epoch(0)  # of the fetch under way; 0: it asks for everything
         self._target = Epoch(0)  # of the fetch under way; 0: none
         self._number = first_number
         self._missing: dict[NodeId, int] = {}  # owners that have not answered in full -> rows received
@@ -59,18 +64,23 @@ class ReferenceCopies:
         version = table.as_of(key, as_of) if table is not None else None
         return version[0] if version is not None else None
 
-    def advance(self, now: float, closed: Epoch, reference_epoch: Epoch, owners: Iterable[NodeId]) -> list[Fetch]:
-        """A CLOSE was applied, or time has passed: what to ask for now."""
+    def advance(
+        self, now: float, closed: Epoch, reference_epoch: Epoch, owners: Iterable[NodeId], buried: Epoch = _NOTHING
+    ) -> list[Fetch]:
+        """A CLOSE was applied, or time has passed: what to ask for now. Deletes up to `buried` may be forgotten."""
         if reference_epoch <= self.through:
             self.through = max(self.through, closed)
             return []
+        if self._target and 0 < self._after < buried:
+            self.restart()
         if not self._target:
+            self._after = self.through if self.through >= buried else _NOTHING
             self._target, self._number, self._rows = closed, self._number + 1, []
             self._missing = dict.fromkeys(owners, 0)
         elif now < self._retry_at:
             return []
         self._retry_at = now + self._retry_seconds
-        return [Fetch(node, self._number, self.through, self._target, skip) for node, skip in self._missing.items()]
+        return [Fetch(node, self._number, self._after, self._target, skip) for node, skip in self._missing.items()]
 
     def restart(self) -> None:
         """Ownership has changed: what was asked of the owners of before does not count."""
@@ -95,9 +105,11 @@ class ReferenceCopies:
         if not complete:
             self._missing[node] = skip + len(rows)
             self._retry_at = now + self._retry_seconds
-            return Fetch(node, number, self.through, self._target, skip + len(rows))
+            return Fetch(node, number, self._after, self._target, skip + len(rows))
         del self._missing[node]
         if not self._missing:
+            if not self._after:
+                self._tables = {}
             for row in self._rows:
                 self._tables.setdefault(row.map, Table()).insert(row.key, row.value, row.version, row.stamp)
             self.through = self.changed = self._target

@@ -189,6 +189,12 @@ class TriggerModuleError(CallerError):
     code = "TRIGGER_MODULE"
 
 
+class EffectFailedError(CallerError):
+    """An effect has given up on a change, and is to stop then. Fields: effect, map, epoch, id (of the event), tries."""
+
+    code = "EFFECT_FAILED"
+
+
 class NotSupportedError(CallerError):
     code = "NOT_SUPPORTED"
 
