@@ -1352,6 +1352,7 @@ class PutRequest(google.protobuf.message.Message):
     if_version: builtins.int
     if_absent: builtins.bool
     schema: builtins.int
+    """0: the map's own"""
     @property
     def carry(self) -> global___Carry: ...
     def __init__(
@@ -1383,11 +1384,14 @@ class DeleteRequest(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
     IF_VERSION_FIELD_NUMBER: builtins.int
+    SCHEMA_FIELD_NUMBER: builtins.int
     map: builtins.str
     key_json: builtins.str
     session: builtins.bytes
     sequence: builtins.int
     if_version: builtins.int
+    schema: builtins.int
+    """0: the map's own"""
     @property
     def carry(self) -> global___Carry: ...
     def __init__(
@@ -1399,9 +1403,10 @@ class DeleteRequest(google.protobuf.message.Message):
         session: builtins.bytes = ...,
         sequence: builtins.int = ...,
         if_version: builtins.int | None = ...,
+        schema: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_if_version", b"_if_version", "carry", b"carry", "if_version", b"if_version"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_if_version", b"_if_version", "carry", b"carry", "if_version", b"if_version", "key_json", b"key_json", "map", b"map", "sequence", b"sequence", "session", b"session"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_if_version", b"_if_version", "carry", b"carry", "if_version", b"if_version", "key_json", b"key_json", "map", b"map", "schema", b"schema", "sequence", b"sequence", "session", b"session"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_if_version", b"_if_version"]) -> typing.Literal["if_version"] | None: ...
 
 global___DeleteRequest = DeleteRequest

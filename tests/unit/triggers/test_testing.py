@@ -10,6 +10,7 @@ from tidegrid.grid.model.errors import (
     InvalidValueError,
     TriggerModuleError,
     UnknownMapError,
+    UnknownSchemaError,
 )
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.maps import MapSpec
@@ -60,7 +61,8 @@ def test_put_delete_and_reject():
     rejected = test.put("raw", "a", "bad")
     assert rejected.outputs == []
     assert (rejected.rejected.reason, rejected.rejected.line) == ("bad", 14)
-    assert test.put("raw", "a", 1, schema=1) == Result([], None)
+    with pytest.raises(UnknownSchemaError, match="schema 1, only 2"):
+        test.put("raw", "a", 1, schema=1)
     assert test.put("ref", "a", 1) == Result([], None)
 
 

@@ -13,6 +13,7 @@ from tidegrid.grid.model.keys import key_pattern
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.triggers.deployment import TriggerSpec
 from tidegrid.triggers.key_reader import key_reader
+from tidegrid.triggers.typed import function_of
 
 PUT: Final = 1
 DELETE: Final = 2
@@ -66,7 +67,7 @@ class BoundTrigger:
 
     def __init__(self, spec: TriggerSpec, targets: dict[str, Target]) -> None:
         self.spec = spec
-        self.function = spec.function
+        self.function = function_of(spec)
         self.takes_context = spec.takes_context
         self.generator = spec.generator
         self.schema = spec.schema

@@ -4,6 +4,8 @@ A declaration is written down in the namespace of the module whose code makes it
 means the same whether a node executes its source, a test imports it, or somebody types it: there is no registry to
 activate, and modules that a trigger module imports declare nothing on its behalf. Names are looked up when a
 deployment is put together (resolve.py), so the order of declarations does not matter.
+
+A function marked `@factory` declares on behalf of whoever calls it: that is how a library offers ready-made triggers.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.maps import KeyField, MapKind
+from tidegrid.triggers.typed import ValueType
 
 if TYPE_CHECKING:
     from tidegrid.triggers.effect import EffectDeclaration
 
 DECLARATIONS: Final = "__tidegrid_declarations__"
+FACTORIES: Final = "__tidegrid_factories__"
 
 TriggerFunction = Callable[..., Any]
 FoldFunction = Callable[[Any, Any], Any]
@@ -52,6 +56,7 @@ class TriggerDeclaration:
     takes_context: bool
     generator: bool
     line: int
+    value: ValueType | None = None
 
 
 @dataclass(slots=True)
@@ -101,39 +106,71 @@ def reference(
     _declare(sys._getframe(1), MapKind.REFERENCE, name, key, like, affinity, schema)
 
 
-def trigger(*, on: str | Sequence[str], emits: str | Sequence[str] = (), schema: int | None = None) -> Callable[[F], F]:
+def trigger(
+    *,
+    on: str | Sequence[str],
+    emits: str | Sequence[str] = (),
+    schema: int | None = None,
+    value: Any = None,
+    strict: bool = True,
+    name: str | None = None,
+) -> Callable[[F], F]:
     """Declares a function as a trigger on one or more maps, and gives it back unchanged.
 
     It is called with (write, grid), or with (write) if it takes one argument, and yields outputs, or returns None, one
     output or an iterable of outputs, all to maps named in `emits`. `schema` restricts it to writes of that schema
-    number. It must be pure: no clock, no I/O, no randomness but `grid.random`.
-    """
+    number; a write whose number no trigger of its map handles is refused. It must be pure: no clock, no I/O, no
+    randomness but `grid.random`. `name` is the function's, unless given.
 
+    `value` is a type, such as a dataclass: `write.value` is then an instance of it, and a write that does not fit is
+    rejected. Text is no number; with `strict=False`, text that reads as one is (typed.py).
+    """
     frame = sys._getframe(1)
     names_on, names_emits = _names("on", on), _names("emits", emits)
+    if value is None and not strict:
+        raise ConfigurationError("@trigger(strict=False) says how to read a value=; name the type there")
+    value_type = None if value is None else ValueType(value, strict)
 
     def declare(function: F) -> F:
         takes_context = _takes_context(function)
+        maker = _maker(frame)
         declared = TriggerDeclaration(
-            name=function.__name__,
+            name=name or function.__name__,
             function=function,
             on=names_on,
             emits=names_emits,
             schema=schema,
             takes_context=takes_context,
             generator=inspect.isgeneratorfunction(function),
-            line=function.__code__.co_firstlineno,
+            line=function.__code__.co_firstlineno if maker is frame else maker.f_lineno,
+            value=value_type,
         )
-        _of_frame(frame).triggers.append(declared)
+        _of_frame(maker).triggers.append(declared)
         return function
 
     return declare
+
+
+def factory(function: F) -> F:
+    """Marks a function that declares for its caller, and gives it back unchanged.
+
+    What it declares belongs to the module that calls it, at the line of the call. A factory may call another one.
+    """
+    function.__globals__.setdefault(FACTORIES, set()).add(function.__code__)
+    return function
 
 
 def declarations_of(namespace: Mapping[str, Any]) -> Declarations:
     """What the module with this namespace declared."""
     found = namespace.get(DECLARATIONS)
     return found if isinstance(found, Declarations) else Declarations()
+
+
+def _maker(frame: FrameType) -> FrameType:
+    """The code that declares: not a factory, but whoever called it."""
+    while frame.f_code in frame.f_globals.get(FACTORIES, ()) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _of_frame(frame: FrameType) -> Declarations:
@@ -154,8 +191,9 @@ def _declare(
     if key and like is not None:
         raise ConfigurationError(f"map {name!r} is given key= and like={like!r}; keep one of them", map=name)
     fields = tuple(KeyField.parse(text) for text in _names("key", key)) if key else None
-    declared = MapDeclaration(name, kind, fields, like, affinity, schema, frame.f_lineno, fold)
-    _of_frame(frame).maps.append(declared)
+    maker = _maker(frame)
+    declared = MapDeclaration(name, kind, fields, like, affinity, schema, maker.f_lineno, fold)
+    _of_frame(maker).maps.append(declared)
 
 
 def _names(what: str, given: str | Sequence[str]) -> tuple[str, ...]:

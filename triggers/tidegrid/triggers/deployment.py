@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.triggers.declare import FoldFunction, TriggerFunction
+from tidegrid.triggers.typed import ValueType
 
 
 class Module(NamedTuple):
@@ -34,6 +35,7 @@ class TriggerSpec:
     takes_context: bool
     generator: bool
     namespace: dict[str, Any]
+    value: ValueType | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ speed (a MappingProxyType costs eight times as much to unpack, and no encoder ta
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+READ_ONLY: Final = "a looked-up value is read-only; change a copy of it, such as dict(value)"
 
 
 def _refuse(self: Any, *arguments: Any, **options: Any) -> NoReturn:
-    raise TypeError("a looked-up value is read-only; change a copy of it, such as dict(value)")
+    raise TypeError(READ_ONLY)
 
 
 class FrozenDict(dict[str, Any]):

@@ -18,8 +18,9 @@ from typing import Any, Final
 from tidegrid.grid.model.errors import GridError, TriggerModuleError
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.triggers.blame import line_of, text_of
-from tidegrid.triggers.deployment import Deployment, Module, content_hash
+from tidegrid.triggers.deployment import Deployment, Module, TriggerSpec, content_hash
 from tidegrid.triggers.resolve import LoadedModule, module_error, resolve
+from tidegrid.triggers.typed import converter
 
 NOTHING_KNOWN: Final[Mapping[str, MapSpec]] = MappingProxyType({})
 
@@ -43,6 +44,8 @@ def assemble(
     sources = tuple(sources)
     modules = tuple(loaded)
     maps, triggers = resolve(modules, known)
+    for trigger in triggers:
+        _check_type(trigger)
     folds = {
         declared.name: declared.fold
         for module in modules
@@ -71,6 +74,16 @@ def execute(module: Module, digest: bytes) -> dict[str, Any]:
         del sys.modules[python.__name__]
         raise _explained(module.name, namespace, error) from None
     return namespace
+
+
+def _check_type(trigger: TriggerSpec) -> None:
+    if trigger.value is None:
+        return
+    try:
+        converter(trigger.value)
+    except Exception as error:  # msgspec and the author's annotations, which it evaluates, may say it in any way
+        text = f"trigger {trigger.name!r} has a value= that values cannot be made into: {text_of(error)}"
+        raise module_error(trigger.module, trigger.line, text) from None
 
 
 def _explained(name: str, namespace: dict[str, Any], error: BaseException) -> TriggerModuleError:

@@ -230,4 +230,5 @@ def _bind(module: LoadedModule, trigger: TriggerDeclaration) -> TriggerSpec:
         takes_context=trigger.takes_context,
         generator=trigger.generator,
         namespace=module.namespace,
+        value=trigger.value,
     )

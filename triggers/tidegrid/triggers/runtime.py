@@ -26,6 +26,7 @@ from tidegrid.triggers.deployment import Deployment, TriggerSpec
 from tidegrid.triggers.folding import BoundFold
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.session import Session
+from tidegrid.triggers.strict import StrictMode
 
 __all__ = ["BoundMap", "FrameContext", "Output", "Rejection", "Routed", "Session", "State", "TriggerRuntime"]
 
@@ -33,10 +34,19 @@ __all__ = ["BoundMap", "FrameContext", "Output", "Rejection", "Routed", "Session
 class TriggerRuntime:
     """`maps` are all maps in force in the grid, those of the deployment included.
 
+    `strict` runs everything twice to find triggers that break their contract (strict.py): for tests and development.
     Raises TriggerModuleError for a trigger on or to a map that is not among them.
     """
 
-    def __init__(self, deployment: Deployment, maps: Mapping[str, MapSpec], partitions: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        maps: Mapping[str, MapSpec],
+        partitions: int,
+        limits: Limits,
+        *,
+        strict: bool = False,
+    ) -> None:
         self.deployment = deployment
         self._limits = limits
         self._decoded = DecodedValues()
@@ -54,6 +64,9 @@ class TriggerRuntime:
             for name in trigger.on:
                 source = self._maps[name]
                 source.triggers = (*source.triggers, self._bind_trigger(trigger, source))
+        self._strict: StrictMode | None = None
+        if strict:
+            self._strict = StrictMode(deployment, lambda watched: TriggerRuntime(watched, maps, partitions, limits))
 
     def program(self, map_name: str) -> BoundMap | None:
         """The triggers of a map; None where it has none."""
@@ -66,7 +79,8 @@ class TriggerRuntime:
             self._looked_up_epoch = frame.ref_epoch
             self._looked_up = {name: LookedUp() for name in self._looked_up}
         context = Context(frame, state, self._maps, self._looked_up, self._decoded)
-        return Session(context, self._maps, frame.partition, self._limits)
+        session = Session(context, self._maps, frame.partition, self._limits)
+        return session if self._strict is None else self._strict.bind(session, frame, state)
 
     def _bind_trigger(self, trigger: TriggerSpec, source: BoundMap) -> BoundTrigger:
         return BoundTrigger(trigger, {name: Target(source, self._maps[name]) for name in trigger.emits})

@@ -9,21 +9,19 @@
         assert result.rejected is None
         assert result.outputs[0].value["seats"] == 149
 
-It is the runtime of the grid: keys, values, limits, chains, partitions and messages are those of production. One
-thing is added: a trigger that changes `write.value` or `write.previous` in place is found out.
+It is the runtime of the grid: keys, values, limits, chains, partitions and messages are those of production. Added is
+strict mode (strict.py), unless `strict=False`: each trigger runs twice, and one that gives something else the second
+time, or changes what it was given in place, raises TriggerModuleError with module, line and the rule that it broke.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-import msgspec
-from msgspec import UNSET
-from tidegrid.grid.model.errors import DerivedMapError, GridError, InvalidKeyError, TriggerModuleError, UnknownMapError
+from tidegrid.grid.model.errors import DerivedMapError, InvalidKeyError, TriggerModuleError, UnknownMapError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.keys import decode_key, encode_key, key_pattern
 from tidegrid.grid.model.limits import Limits
@@ -31,14 +29,15 @@ from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.grid.model.values import decode_value, encode_value
 from tidegrid.triggers.bound import DELETE, EVENT, MERGE, PUT, Output
-from tidegrid.triggers.deployment import Deployment, Module, TriggerSpec
+from tidegrid.triggers.deployment import Deployment, Module
 from tidegrid.triggers.loader import NOTHING_KNOWN, assemble, load_modules
 from tidegrid.triggers.outputs import Delete, Event, Merge, Put
 from tidegrid.triggers.rejection import Rejection
-from tidegrid.triggers.resolve import LoadedModule
+from tidegrid.triggers.resolve import LoadedModule, module_error
 from tidegrid.triggers.runtime import FrameContext, TriggerRuntime
+from tidegrid.triggers.schemas import unhandled_schema
 from tidegrid.triggers.sources import find_module
-from tidegrid.triggers.write import Write
+from tidegrid.triggers.strict import Breach, StrictSession
 
 Rows = Mapping[str, Mapping[Any, Any]]
 """Map -> key (a tuple, or a scalar for a key of one) -> value."""
@@ -67,6 +66,7 @@ class TriggerTest:
         partitions: int = 16,
         limits: Limits | None = None,
         seed: int = 0,
+        strict: bool = True,
     ) -> None:
         self.deployment = _load(module, maps)
         self._maps = {**maps, **{spec.name: spec for spec in self.deployment.maps}}
@@ -74,11 +74,7 @@ class TriggerTest:
         self._limits = limits or Limits()
         self._seed = seed
         self._writes = 0
-        self._seen: list[tuple[str, Write]] = []
-        watched = tuple(self._watch(trigger) for trigger in self.deployment.triggers)
-        self._runtime = TriggerRuntime(
-            dataclasses.replace(self.deployment, triggers=watched), self._maps, partitions, self._limits
-        )
+        self._runtime = TriggerRuntime(self.deployment, self._maps, partitions, self._limits, strict=strict)
 
     def put(
         self,
@@ -94,8 +90,8 @@ class TriggerTest:
     ) -> Result:
         """A put (an event, if `map` is a stream). `state` is what tables hold before it, `references` reference maps.
 
-        `schema` is the map's own unless given. Raises UnknownMapError, DerivedMapError, InvalidKeyError,
-        InvalidValueError, TooLargeError; and TriggerModuleError for a trigger that changed what it was given.
+        `schema` is the map's own unless given. Raises UnknownMapError, DerivedMapError, UnknownSchemaError,
+        InvalidKeyError, InvalidValueError, TooLargeError; and in strict mode TriggerModuleError (module, line, rule).
         """
         op = EVENT if self._spec(map).kind is MapKind.STREAM else PUT
         return self._run(map, op, key, encode_value(value, self._limits), state, references, schema, epoch, time_ms)
@@ -137,6 +133,9 @@ class TriggerTest:
         program = self._runtime.program(map)
         if program is None:
             return Result([], None)
+        number = spec.schema if schema is None else schema
+        if (unhandled := unhandled_schema(program, number)) is not None:
+            raise unhandled
         self._writes += 1  # reference maps differ from one write to the next, so each reads as of an epoch of its own
         frame = FrameContext(
             partition_of(encoded, self._partitions, spec.affinity),
@@ -146,11 +145,10 @@ class TriggerTest:
             self._seed,
         )
         version = 1 if rows.get(map, encoded) is None else 2
-        self._seen.clear()
         session = self._runtime.bind(frame, rows)
-        outcome = session.activate(program, op, encoded, value, version, spec.schema if schema is None else schema)
-        for name, write in self._seen:
-            _check_unchanged(name, write)
+        outcome = session.activate(program, op, encoded, value, version, number)
+        if isinstance(session, StrictSession) and session.breach is not None:
+            raise _broken(session.breach)
         if isinstance(outcome, Rejection):
             return Result([], outcome)
         routed = [output for _, _, output in session.routed]
@@ -168,15 +166,6 @@ class TriggerTest:
             for name, entries in rows.items()
             for key, value in entries.items()
         }
-
-    def _watch(self, trigger: TriggerSpec) -> TriggerSpec:
-        """The same trigger, remembering the writes it was given. A plain function, so that lines are still found."""
-
-        def watched(write: Write, *context: Any) -> Any:
-            self._seen.append((trigger.name, write))
-            return trigger.function(write, *context)
-
-        return dataclasses.replace(trigger, function=watched, generator=False)
 
 
 class _Rows(NamedTuple):
@@ -210,18 +199,7 @@ def _readable(output: Output) -> Put | Delete | Event | Merge:
     return _OUTPUTS[op](name, decode_key(key), decode_value(value))
 
 
-def _check_unchanged(trigger: str, write: Write) -> None:
-    before = msgspec.structs.replace(write, _key=UNSET, _value=UNSET, _previous=UNSET)
-    for field, given in (("value", write._value), ("previous", write._previous)):
-        if given is not UNSET and not _alike(given, getattr(before, field)):
-            raise TriggerModuleError(
-                f"trigger {trigger!r} changed write.{field} of key {write.key!r} in place; copy it first, such as dict(write.{field})"
-            )
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Equal as stored: NaN equals itself, 1 and 1.0 differ."""
-    try:
-        return encode_value(one, Limits()) == encode_value(other, Limits())
-    except GridError:
-        return False
+def _broken(breach: Breach) -> TriggerModuleError:
+    error = module_error(breach.module, breach.line, breach.text)
+    error.fields["rule"] = breach.rule
+    return error

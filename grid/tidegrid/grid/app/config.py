@@ -44,6 +44,7 @@ class ServeOptions:
     tls_key: Path | None = None
     tls_ca: Path | None = None  # clients and nodes have to show certificates that it signed
     ready_file: Path | None = None  # JSON with process id and addresses, there while the grid serves
+    strict: bool = False  # triggers run twice, to find those that break their contract: for development
     verbose: bool = False  # the log of the process says more
 
     def validate(self) -> ServeOptions:

@@ -157,6 +157,7 @@ def grid_options(options: ServeOptions) -> GridOptions:
         history_seconds=options.history_seconds,
         history_bytes_max=options.history_bytes,
         checkpoint_bytes=options.checkpoint_bytes,
+        strict=options.strict,
         limits=Limits(hold_seconds_max=options.hold_seconds),
     ).validate()
 

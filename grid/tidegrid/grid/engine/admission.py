@@ -18,6 +18,7 @@ from tidegrid.grid.model.errors import (
     InvalidKeyError,
     InvalidValueError,
     TooLargeError,
+    UnknownSchemaError,
     WrongKindError,
 )
 from tidegrid.grid.model.ids import Epoch
@@ -25,6 +26,7 @@ from tidegrid.grid.model.keys import check_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind
 from tidegrid.grid.model.values import are_values, check_value
+from tidegrid.triggers import schemas
 
 
 def check(request: WriteRequest, catalog: Catalog, limits: Limits) -> None:
@@ -47,7 +49,17 @@ def check(request: WriteRequest, catalog: Catalog, limits: Limits) -> None:
     if request.conditions and request.session[:1] == bytes((NAMED_SESSION,)):
         # Refusals of a named session are not remembered, so a late copy of one that was refused could hold.
         raise InvalidValueError("writes under a named session have no conditions: use a session of the client's own")
-    _check_rows(request, entry, catalog, limits)
+    program = catalog.runtime.program(request.map) if catalog.runtime is not None else None
+    _check_rows(request, entry, program is not None, limits)
+    unhandled = schemas.unhandled_schema(program, request.schema) if program is not None else None
+    if unhandled is not None:  # by row: those that request memory knows were handled by the code of their day
+        request.errors = dict.fromkeys(range(count), unhandled)
+
+
+def unhandled_schema(request: WriteRequest, catalog: Catalog) -> UnknownSchemaError | None:
+    """Triggers wait for writes to this map, but none for those of this schema number."""
+    program = catalog.runtime.program(request.map) if catalog.runtime is not None else None
+    return schemas.unhandled_schema(program, request.schema) if program is not None else None
 
 
 def _check_ops(request: WriteRequest, entry: MapEntry) -> None:
@@ -63,16 +75,17 @@ def _check_ops(request: WriteRequest, entry: MapEntry) -> None:
         raise InvalidValueError("ops are 1 (put) and 2 (delete)")
 
 
-def _check_rows(request: WriteRequest, entry: MapEntry, catalog: Catalog, limits: Limits) -> None:
-    """Bad rows get their error and are out; wrong routing is the whole batch's fault."""
+def _check_rows(request: WriteRequest, entry: MapEntry, triggered: bool, limits: Limits) -> None:
+    """Bad rows get their error and are out; wrong routing is the whole batch's fault.
+
+    `triggered`: what triggers read is checked where it is decoded for them (compute.py).
+    """
     partitions = entry.partitioner.many(request.keys)
     if partitions.count(request.partition) != len(partitions):
         raise ConfigurationError(
             f"a key of map {request.map!r} does not belong to partition {request.partition}; hash it as docs/formats.md says"
         )
     match, key_max = entry.pattern.fullmatch, limits.key_bytes_max
-    # What triggers read is checked where it is decoded for them (compute.py).
-    triggered = catalog.runtime is not None and catalog.runtime.program(request.map) is not None
     if (
         max(map(len, request.keys)) <= key_max
         and all(map(match, request.keys))

@@ -21,8 +21,9 @@ KEPT_MAX: Final = 4  # what is routed late runs by the catalog of its own epoch
 class Catalogs:
     """`at(epoch)` is a function of the control log's prefix and the epoch alone; the newest answers are kept."""
 
-    def __init__(self, control: ControlState, limits: Limits) -> None:
+    def __init__(self, control: ControlState, limits: Limits, strict: bool = False) -> None:
         self._control = control
+        self._strict = strict
         self._limits = limits
         self._kept: OrderedDict[Epoch, Catalog] = OrderedDict()
 
@@ -53,7 +54,11 @@ class Catalogs:
         runtime = None
         if deployment is not None and deployment.modules:
             runtime = TriggerRuntime(
-                load_modules(deployment.modules, specs), specs, self._control.partitions, self._limits
+                load_modules(deployment.modules, specs),
+                specs,
+                self._control.partitions,
+                self._limits,
+                strict=self._strict,
             )
         return Catalog(since, specs, runtime, self._control.partitions)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.delivery import Delivery
 from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Consigned, Frame, Portion
@@ -131,7 +132,10 @@ class Computation:
         room = limits.record_bytes_max - frame.framing - catalog.output_sections_bytes - frame.size
         weight = sum(map(len, keys)) + sum(map(len, values)) + PER_WRITE_BYTES * len(keys)
         errors: dict[int, GridError] = {}
-        if program is None and not request.conditions and weight <= room and DELETE not in ops:
+        versions: list[int] = []
+        if begin and (unhandled := unhandled_schema(request, catalog)) is not None:  # code changed in its midst
+            errors = dict.fromkeys(range(begin, end), unhandled)
+        elif program is None and not request.conditions and weight <= room and DELETE not in ops:
             versions = self._number(name, keys, values)
             frame.size += weight
         else:

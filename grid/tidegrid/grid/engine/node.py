@@ -73,6 +73,7 @@ class Node:
         ring_options: RingOptions,
         retention: RetentionOptions,
         recent_bytes: int,
+        strict: bool = False,
     ) -> None:
         self.me = me = member.node
         self.incarnation = incarnation = member.incarnation
@@ -86,7 +87,7 @@ class Node:
         self.copies = ReferenceCopies(first_number=incarnation << 32)
         self.references = ReferenceExchange(self.copies, control, me, self.writes.partitions)
         self.retention = Retention(control, retention)
-        self._catalogs = Catalogs(control, limits)
+        self._catalogs = Catalogs(control, limits, strict)
         self.routing = Routing(control, self.writes.partitions, self._catalogs, limits, self.writes.stirred)
         self.ring = Ring(me, incarnation, control, self, ring_options)
         self.tenure = Tenure(

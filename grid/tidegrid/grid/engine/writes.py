@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from tidegrid.grid.engine.admission import check
+from tidegrid.grid.engine.admission import check, unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.compute import References
@@ -137,6 +137,8 @@ class WritePath:
             if request.next_row == 0:
                 try:
                     check(request, catalog, self._limits)
+                    if (unhandled := unhandled_schema(request, catalog)) is not None:
+                        raise unhandled
                 except CallerError as error:
                     before = partition.queued_bytes
                     self._answer(partition.refuse(request, error))

@@ -162,6 +162,23 @@ class WrongKindError(CallerError):
     code = "WRONG_KIND"
 
 
+class UnknownSchemaError(CallerError):
+    """No trigger of the map handles the write's schema number. Fields: map, schema, handled (comma-separated numbers)."""
+
+    code = "UNKNOWN_SCHEMA"
+
+    @classmethod
+    def of(cls, map_name: str, schema: int, handled: Iterable[int]) -> UnknownSchemaError:
+        numbers = ", ".join(map(str, sorted(set(handled))))
+        return cls(
+            f"no trigger on map {map_name!r} handles schema {schema}, only {numbers}: "
+            f"write with the number of the schema that the value has, or deploy a trigger with schema={schema}",
+            map=map_name,
+            schema=schema,
+            handled=numbers,
+        )
+
+
 class MapExistsError(CallerError):
     code = "MAP_EXISTS"
 

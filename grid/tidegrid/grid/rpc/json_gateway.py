@@ -41,14 +41,14 @@ class JsonGateway:
         condition = 0 if request.if_absent else request.if_version if request.HasField("if_version") else None
         try:
             value = encode_value(_parsed("value", request.value_json, InvalidValueError), self._driver.node.limits)
-            return await self._write(request, PUT, value, condition, request.schema)
+            return await self._write(request, PUT, value, condition)
         except GridError as error:
             return grid_pb2.WriteReply(carry=self._carry(), error=error_message(error))
 
     async def delete(self, request: grid_pb2.DeleteRequest) -> grid_pb2.WriteReply:
         try:
             return await self._write(
-                request, DELETE, b"", request.if_version if request.HasField("if_version") else None, 0
+                request, DELETE, b"", request.if_version if request.HasField("if_version") else None
             )
         except GridError as error:
             return grid_pb2.WriteReply(carry=self._carry(), error=error_message(error))
@@ -83,9 +83,9 @@ class JsonGateway:
         op: int,
         value: bytes,
         condition: int | None,
-        schema: int,
     ) -> grid_pb2.WriteReply:
         key, partition = self._key(request.map, request.key_json)
+        schema = request.schema or self._driver.node.catalog.map(request.map).spec.schema
         session, sequence, lowest = self._request_id(request, partition)
 
         def make(answered: Callable[[Request], None]) -> WriteRequest:

@@ -59,6 +59,7 @@ class GridOptions:
     checkpoint_bytes: int = 512 * 1024 * 1024  # appended between two checkpoints
     recent_bytes: int = 64 * 1024 * 1024
     drain_seconds: float = 10.0
+    strict: bool = False  # finds triggers that break their contract, at more than twice their cost: for development
     limits: Limits = field(default_factory=Limits)
 
     def validate(self) -> GridOptions:
@@ -83,7 +84,7 @@ class GridOptions:
     def node_options(self) -> NodeOptions:
         retention = RetentionOptions(self.history_seconds, self.history_bytes_max)
         ring = RingOptions(tick=self.tick, evict_after=self.evict_seconds)
-        return NodeOptions(self.limits, ring, retention, self.recent_bytes)
+        return NodeOptions(self.limits, ring, retention, self.recent_bytes, self.strict)
 
 
 DriverOf = Callable[[Node, Log, Peers, Clock, Callable[[GridError], None]], Driver]

@@ -33,6 +33,7 @@ class NodeOptions:
     recent_bytes: int = (
         64 * 1024 * 1024
     )  # newest frames kept for followers, per node; more: slow ones read the log later
+    strict: bool = False  # triggers run twice, and one that breaks the contract refuses the write; for development
 
     def validate(self) -> None:
         self.retention.validate()
@@ -84,4 +85,4 @@ async def start_together(log: Log, members: Sequence[Member]) -> None:
 async def new_node(log: Log, member: Member, options: NodeOptions) -> Node:
     """Over the control log as it is now. It opens what the view gives to it, once it is started."""
     control = await fold_control(log)
-    return Node(member, control, options.limits, options.ring, options.retention, options.recent_bytes)
+    return Node(member, control, options.limits, options.ring, options.retention, options.recent_bytes, options.strict)

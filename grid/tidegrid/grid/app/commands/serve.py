@@ -146,6 +146,9 @@ def serve(
             "--ready-file", metavar="FILE", help="Write process id and addresses there, as JSON, while it serves."
         ),
     ] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="Run triggers twice, to find those that break their contract.")
+    ] = None,
     verbose: Annotated[bool | None, typer.Option("--verbose", "-v", help="Log more, to stderr.")] = None,
 ) -> ExitCode:  # fmt: skip
     """Run a grid here: one or more nodes over one log.
@@ -175,6 +178,7 @@ def serve(
         "hold_seconds": hold_seconds,
         "checkpoint_bytes": None if checkpoint_bytes is None else bytes_from(checkpoint_bytes), "advertise": advertise,
         "tls_cert": tls_cert, "tls_key": tls_key, "tls_ca": tls_ca, "ready_file": ready_file, "verbose": verbose,
+        "strict": strict,
     }  # fmt: skip
     options = options_from(config, given)
     start_logging(options.verbose)
