@@ -38,14 +38,16 @@ def _find(name: str | Path) -> tuple[Module, ...]:
     text = str(name)
     folder = _folder(name)
     if folder is None:
-        if Path(name).is_dir() and not text.isidentifier():
+        if Path(name).is_dir():
             raise module_error(
                 text, 0, f"{text} is a folder without {INIT}, so it is no package; name a .py file in it, or add {INIT}"
             )
         return (find_module(name),)
     package = folder.name if _is_path(name) else text
     if not all(part.isidentifier() for part in package.split(".")):
-        raise module_error(package, 0, f"the folder {folder} cannot be a package: its name is no Python name; rename it")
+        raise module_error(
+            package, 0, f"the folder {folder} cannot be a package: its name is no Python name; rename it"
+        )
     return tuple(Module(module, find_module(path).source) for path, module in _members(folder, package))
 
 

@@ -1,13 +1,19 @@
-"""The catalogs of a grid by epoch: compiles a deployment once, when it is first in force."""
+"""The catalogs of a grid by epoch. The code of a deployment runs once, when its record is learned: before it is in
+force, so that no write waits for an import."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.model.limits import Limits
-from tidegrid.grid.model.maps import MapKind
+from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import Deployment
+from tidegrid.triggers import deployment as triggers
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.runtime import TriggerRuntime
 
@@ -20,9 +26,17 @@ class Catalogs:
         self._limits = limits
         self._newest: Catalog | None = None
         self._until: Epoch | None = None
+        self._loaded: dict[Position, triggers.Deployment] = {}
 
     def forget(self) -> None:
-        """The control log has declared something: the span of the newest catalog may have shrunk."""
+        """The control log has declared something: the span of the newest catalog may have shrunk.
+
+        What is to come is loaded now. That it does not load matters once it is in force, so nothing is raised here.
+        """
+        newest = self._control.deployments[-1:]
+        for deployment in newest:
+            with contextlib.suppress(GridError):
+                self._load(deployment, self._control.declared)
         self._until = self._control.next_activation(self._newest.since) if self._newest is not None else None
 
     def at(self, epoch: Epoch) -> Catalog:
@@ -39,10 +53,16 @@ class Catalogs:
         specs = self._control.maps_at(epoch)
         runtime = None
         if deployment is not None and deployment.modules:
-            runtime = TriggerRuntime(
-                load_modules(deployment.modules, specs), specs, self._control.partitions, self._limits
-            )
+            runtime = TriggerRuntime(self._load(deployment, specs), specs, self._control.partitions, self._limits)
+            self._loaded = {at: loaded for at, loaded in self._loaded.items() if at >= deployment.position}
         return Catalog(epoch, specs, runtime, self._control.partitions)
+
+    def _load(self, deployment: Deployment, specs: Mapping[str, MapSpec]) -> triggers.Deployment:
+        """Raises TriggerModuleError."""
+        loaded = self._loaded.get(deployment.position)
+        if loaded is None:
+            loaded = self._loaded[deployment.position] = load_modules(deployment.modules, specs)
+        return loaded
 
     def reference_maps(self) -> frozenset[str]:
         return frozenset(name for name, spec in self._control.declared.items() if spec.kind is MapKind.REFERENCE)

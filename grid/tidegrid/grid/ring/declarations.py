@@ -5,7 +5,8 @@ stamped that epoch without having read the record, so everything here is a funct
 
 Invariants: activations never decrease in log order (the limit never does); between two activations the maps in
 force do not change, so `maps_at` answers from one dictionary per interval; a map name keeps the first specification
-it was declared with, except that a deployment may turn a map derived, or direct again.
+it was declared with, except that a deployment may turn a map derived, or direct again, and give it another schema
+number.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Declarations:
     def conflict(self, spec: MapSpec, *, deploy: bool = False) -> str | None:
         """Why `spec` cannot be declared, in words; None if it can, or if it is declared already just so."""
         known = self._specs.get(spec.name)
-        if known is None or known == spec or (deploy and replace(known, derived=spec.derived) == spec):
+        if known is None or known == spec:
+            return None
+        if deploy and replace(known, derived=spec.derived, schema=spec.schema) == spec:
             return None
         differing = [
             f"{name} {getattr(known, name)!r}, not {getattr(spec, name)!r}"
