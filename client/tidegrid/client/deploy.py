@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tidegrid.client.dispatcher import Dispatcher
-from tidegrid.grid.model.errors import ConfigurationError
+from tidegrid.grid.model.errors import ConfigurationError, DeployRefusedError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.v1 import control_pb2, grid_pb2
 
@@ -26,7 +26,8 @@ Confirm = Callable[[grid_pb2.DeployPlan], bool]
 
 
 class Deployed(NamedTuple):
-    """`epoch`: from which the code acts. None: nothing was deployed, as it was a dry run or was not confirmed."""
+    """`epoch`: from which the code acts. None: nothing was deployed, as it was a dry run, was not confirmed, or is what
+    is deployed already (`plan.unchanged`)."""
 
     plan: grid_pb2.DeployPlan
     epoch: Epoch | None
@@ -79,7 +80,12 @@ async def deploy(
 ) -> Deployed:
     request = grid_pb2.PlanDeployRequest(content=content, sample_max=sample)
     plan: grid_pb2.DeployPlan = (await dispatcher.ask("PlanDeploy", request, until())).plan
-    if dry_run or plan.unchanged or (confirm is not None and not confirm(plan)):
+    if dry_run or plan.unchanged:
+        return Deployed(plan, None)
+    for verdict in plan.nodes:
+        if verdict.HasField("error"):
+            raise DeployRefusedError.of(verdict.node, verdict.error.message)
+    if confirm is not None and not confirm(plan):
         return Deployed(plan, None)
     asked = grid_pb2.DeployRequest(content=content, plan=plan.id, by=by or this_user())
     reply = await dispatcher.ask("Deploy", asked, until())

@@ -1601,7 +1601,7 @@ class MapChange(google.protobuf.message.Message):
     WRITTEN_BY_FIELD_NUMBER: builtins.int
     FOLLOWERS_FIELD_NUMBER: builtins.int
     change: builtins.str
-    """added, derived (from now on), same"""
+    """added, derived (by triggers from now on, or no longer), schema, same"""
     followers: builtins.int
     """subscriptions and replicas, on all nodes"""
     @property
@@ -1638,14 +1638,11 @@ class PlanFinding(google.protobuf.message.Message):
     MODULE_FIELD_NUMBER: builtins.int
     LINE_FIELD_NUMBER: builtins.int
     WORDS_FIELD_NUMBER: builtins.int
-    REFUSES_FIELD_NUMBER: builtins.int
     rule: builtins.str
     module: builtins.str
     line: builtins.int
     """0: none"""
     words: builtins.str
-    refuses: builtins.bool
-    """with this the deployment is refused"""
     def __init__(
         self,
         *,
@@ -1653,9 +1650,8 @@ class PlanFinding(google.protobuf.message.Message):
         module: builtins.str = ...,
         line: builtins.int = ...,
         words: builtins.str = ...,
-        refuses: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["line", b"line", "module", b"module", "refuses", b"refuses", "rule", b"rule", "words", b"words"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["line", b"line", "module", b"module", "rule", b"rule", "words", b"words"]) -> None: ...
 
 global___PlanFinding = PlanFinding
 

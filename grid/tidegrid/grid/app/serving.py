@@ -29,11 +29,12 @@ from tidegrid.grid.rpc.grid_service import GridService
 from tidegrid.grid.rpc.peers import GrpcPeers
 from tidegrid.grid.rpc.server import NodeServer
 from tidegrid.grid.rpc.tls import TlsFiles
+from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
 from tidegrid.grid.runtime.opening import Progress
 from tidegrid.grid.runtime.peers import Peers
-from tidegrid.triggers.sources import find_modules
+from tidegrid.triggers.packages import find_sources
 
 READY_SECONDS = 60.0  # for what is declared to be in force: a few rounds of the token
 GRACE_SECONDS = 0.5  # for answers on their way to clients when the servers end
@@ -66,7 +67,7 @@ class Serving:
 
     async def open(self, progress: Progress | None) -> None:
         options = self.options
-        modules = find_modules(options.triggers) if options.triggers else None
+        modules = find_sources(options.triggers) if options.triggers else None
         for number in range(options.nodes):
             server = NodeServer(self._tls, self._grid_options.limits)
             self._servers.append(server)
@@ -158,6 +159,7 @@ def grid_options(options: ServeOptions) -> GridOptions:
         history_bytes_max=options.history_bytes,
         checkpoint_bytes=options.checkpoint_bytes,
         limits=Limits(hold_seconds_max=options.hold_seconds),
+        deploy=DeployRules(DeployPolicy(options.deploy), options.deploy_hashes),
     ).validate()
 
 
