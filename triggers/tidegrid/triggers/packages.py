@@ -6,13 +6,15 @@ they can import one another (siblings.py). Reads files, runs nothing of them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
+from tidegrid.grid.model.errors import TriggerModuleError
 from tidegrid.triggers.deployment import Module
 from tidegrid.triggers.resolve import module_error
-from tidegrid.triggers.sources import find_module
+from tidegrid.triggers.sources import find_module, origin_of
 
 INIT = "__init__.py"
 
@@ -29,8 +31,11 @@ def files_of(names: Iterable[str | Path]) -> tuple[Path, ...]:
         folder = _folder(name)
         if folder is not None:
             found.extend(path for path, _ in _members(folder, folder.name))
-        elif str(name).endswith(".py") or "/" in str(name):
+        elif _is_path(name):
             found.append(Path(name))
+        else:
+            with contextlib.suppress(TriggerModuleError):
+                found.append(origin_of(str(name)))
     return tuple(found)
 
 
@@ -52,7 +57,7 @@ def _find(name: str | Path) -> tuple[Module, ...]:
 
 
 def _is_path(name: str | Path) -> bool:
-    return isinstance(name, Path) or Path(name).is_dir() or str(name).endswith((".py", "/"))
+    return isinstance(name, Path) or Path(name).is_dir() or str(name).endswith(".py") or "/" in str(name)
 
 
 def _folder(name: str | Path) -> Path | None:

@@ -141,8 +141,12 @@ def _triggers(plan: grid_pb2.DeployPlan) -> Iterator[str]:
             _WORDS.get(t.change, t.change),
         )
         for t in plan.triggers
+        if t.change != "same"
     ]
-    yield from _columns(rows or [("none", "", "")])
+    same = len(plan.triggers) - len(rows)
+    if same or not rows:
+        rows.append((f"= {same or 'none'}", "", "the same" if same else ""))
+    yield from _columns(rows)
 
 
 def _maps(plan: grid_pb2.DeployPlan) -> Iterator[str]:
@@ -158,6 +162,8 @@ def _maps(plan: grid_pb2.DeployPlan) -> Iterator[str]:
             uses.append(
                 f"{m.followers} subscription{'s' * (m.followers > 1)} or replica{'s' * (m.followers > 1)} will see it"
             )
+        if m.change == "same" and not uses:
+            continue
         change = "" if m.change == "same" else f"; {_change_of_map(m)}"
         kind = f"{_KINDS.get(spec.kind, '')}, key {_key(spec) or 'any'}"
         rows.append((f"{_SIGNS[m.change]} {spec.name}", kind, "; ".join(uses) + change if uses else change[2:]))
@@ -202,7 +208,7 @@ def _output(output: grid_pb2.OutputChange) -> str:
 
 
 def _columns(rows: list[tuple[str, str, str]]) -> Iterator[str]:
-    widths = [max(len(row[at]) for row in rows) for at in range(2)]
+    widths = [max((len(row[at]) for row in rows), default=0) for at in range(2)]
     for row in rows:
         yield f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip()
 

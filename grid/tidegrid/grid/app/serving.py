@@ -25,6 +25,7 @@ from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.ids import NodeId
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.rpc.deploying import Deploying
 from tidegrid.grid.rpc.grid_service import GridService
 from tidegrid.grid.rpc.peers import GrpcPeers
 from tidegrid.grid.rpc.server import NodeServer
@@ -57,6 +58,7 @@ class Serving:
         self._servers: list[NodeServer] = []
         self._peers: list[GrpcPeers] = []
         self._drivers: dict[NodeId, Driver] = {}
+        self._services: dict[NodeId, GridService] = {}
         self._grid: LocalGrid | None = None
         self.nodes: tuple[ServedNode, ...] = ()
 
@@ -88,10 +90,16 @@ class Serving:
             progress,
         )
         for me, driver in self._drivers.items():
-            await self._servers[me].start(GridService(self._grid, driver), driver)
+            service = self._services[me] = GridService(self._grid, driver)
+            await self._servers[me].start(service, driver)
         await self._grid.ready(READY_SECONDS)
         if options.ready_file is not None:
             write_ready_file(options.ready_file, self.describe())
+
+    @property
+    def deploying(self) -> Deploying:
+        """That of the first node."""
+        return self._services[NodeId(0)].deploying
 
     def describe(self) -> dict[str, object]:
         """What scripts need to know of it."""

@@ -3,11 +3,10 @@ force, so that no write waits for an import."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.errors import GridError, TriggerModuleError
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind, MapSpec
@@ -26,18 +25,29 @@ class Catalogs:
         self._limits = limits
         self._newest: Catalog | None = None
         self._until: Epoch | None = None
+        self._problem: GridError | None = None
         self._loaded: dict[Position, triggers.Deployment] = {}
 
     def forget(self) -> None:
         """The control log has declared something: the span of the newest catalog may have shrunk.
 
-        What is to come is loaded now. That it does not load matters once it is in force, so nothing is raised here.
+        What is to come is loaded now; that it does not load is for `check` to say.
         """
-        newest = self._control.deployments[-1:]
-        for deployment in newest:
-            with contextlib.suppress(GridError):
-                self._load(deployment, self._control.declared)
+        for newest in self._control.deployments[-1:]:
+            try:
+                self._load(newest, self._control.declared)
+            except GridError as error:
+                self._problem = TriggerModuleError(
+                    f"code was deployed that this node cannot run, so it stops, and the others take over: {error.message}",
+                    hash=newest.hash.hex(),
+                )
         self._until = self._control.next_activation(self._newest.since) if self._newest is not None else None
+
+    def check(self) -> None:
+        """Raises TriggerModuleError, once, when code was deployed that does not load here: this node cannot go on."""
+        problem, self._problem = self._problem, None
+        if problem is not None:
+            raise problem
 
     def at(self, epoch: Epoch) -> Catalog:
         """Raises TriggerModuleError when the deployment in force does not load here."""

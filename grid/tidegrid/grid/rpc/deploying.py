@@ -142,12 +142,11 @@ class Deploying:
         answers = await self._ask_all(coming, runtime, sample_max, seconds)
         newest = control.deployments[-1] if control.deployments else None
         changes = trigger_changes(active, coming)
-        feeds = [feed for answer in answers for feed in answer.reply.feeds]
         maps = map_changes(active, coming, control.declared)
         touched = touched_maps(active, coming, changes)
         for change in maps:
             if change.spec.name in touched:
-                change.followers = sum(feed.map == change.spec.name for feed in feeds)
+                change.followers = _followers(change.spec.name, answers)
         specs = dict(control.declared) | {spec.name: spec for spec in coming.maps}
         findings = source_findings(modules)
         findings += [
@@ -226,6 +225,11 @@ class Deploying:
 
     def _carry(self) -> grid_pb2.Carry:
         return carry_message(self._driver.node)
+
+
+def _followers(map_name: str, answers: Iterable[Answer]) -> int:
+    """Whoever follows a whole map has a feed at each node that owns some of it."""
+    return max((sum(feed.map == map_name for feed in answer.reply.feeds) for answer in answers), default=0)
 
 
 def _seconds(deadline_ms: int) -> float:

@@ -57,7 +57,7 @@ class GridService:
             "Delete": self._json.delete,
             "Get": self._json.get,
         }
-        self._rehearsing = Rehearsing(driver, grid.options, self.feeds)
+        self._rehearsing = Rehearsing(driver, grid, self.feeds)
         self.rehearse = self._rehearsing.rehearse
         self.deploying = Deploying(grid, driver, self._rehearsing)
         self.unary |= {

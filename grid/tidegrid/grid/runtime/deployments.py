@@ -170,11 +170,11 @@ async def check_deployed(log: Log, node: NodeId, limits: Limits) -> None:
     try:
         await load_beside(modules_of(newest), control.declared, control.partitions, limits)
     except GridError as error:
-        names = ", ".join(name for name, _ in newest.modules)
+        names, here = ", ".join(name for name, _ in newest.modules), platform.python_version()
+        other = f", deployed with Python {newest.python}; this is {here}" if newest.python not in ("", here) else ""
         raise TriggerModuleError(
-            f"node {node} cannot run the deployed code {newest.hash.hex()[:_HASH_DIGITS_MIN]} ({names}; deployed with Python "
-            f"{newest.python}, this is {platform.python_version()}), so it does not start: {error.message}. Make that "
-            "load here, or start the grid with other code: --triggers FILE",
+            f"node {node} cannot run the deployed code {newest.hash.hex()[:_HASH_DIGITS_MIN]} ({names}{other}), so it does "
+            f"not start: {error.message}. Make that load here, or start the grid with other code: --triggers FILE",
             node=node,
             hash=newest.hash.hex(),
         ) from None

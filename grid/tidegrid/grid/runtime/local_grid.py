@@ -102,6 +102,7 @@ class LocalGrid:
         self.drivers: list[Driver] = []
         self.failure: GridError | None = None
         self.failed = asyncio.Event()
+        self.own_code: set[bytes] = set()  # hashes of what the operator of this process deploys, whatever clients may
         self._checkpointing: Checkpointing | None = None
         self._checkpoint_task: asyncio.Task[None] | None = None
         self._closed = False

@@ -13,11 +13,10 @@ from tidegrid.grid.model.errors import ConfigurationError
 if TYPE_CHECKING:
     from tidegrid.v1 import grid_pb2
 
-DEADLINE_SECONDS = 30.0
 SAMPLE_WRITES = 200
 
 
-@client_command(deadline=DEADLINE_SECONDS)
+@client_command()
 async def deploy(
     call: Invocation,
     what: Annotated[

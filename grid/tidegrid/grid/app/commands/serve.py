@@ -240,8 +240,19 @@ async def _serve(output: Output, options: ServeOptions) -> ExitCode:
         finally:
             progress.end()
         freeze_gc()
+        watching: asyncio.Task[None] | None = None
+        if options.watch:
+            from tidegrid.grid.app.watching import Watch
+
+            watch = Watch(options.watch, serving.grid, serving.deploying, output.note)
+            await watch.deploy()
+            watching = asyncio.create_task(watch.run())
         _announce(output, serving)
-        await _until_stopped(stopping, serving.grid)
+        try:
+            await _until_stopped(stopping, serving.grid)
+        finally:
+            if watching is not None:
+                watching.cancel()
     output.note("stopped")
     return ExitCode.OK
 
