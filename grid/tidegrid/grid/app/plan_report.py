@@ -117,7 +117,7 @@ def plan_summary(plan: grid_pb2.DeployPlan) -> str:
     writes = sum(sample.writes for sample in plan.samples)
     if writes:
         different = writes - sum(sample.same for sample in plan.samples)
-        parts.append(f"{different} of the last {writes} writes come out differently")
+        parts.append(f"{different} of {writes} recent writes come out differently")
     return ", ".join(parts) or "no trigger changes"
 
 
@@ -179,7 +179,7 @@ def _change_of_map(change: grid_pb2.MapChange) -> str:
 def _samples(samples: Iterable[grid_pb2.SampleDifference]) -> Iterator[str]:
     for sample in samples:
         different = sample.writes - sample.same
-        yield f"the last {sample.writes} writes to {sample.map}: " + (
+        yield f"{sample.writes} recent writes to {sample.map}: " + (
             f"{different} would come out differently" if different else "the same would come out"
         )
         if sample.rejected_after or sample.rejected_before:

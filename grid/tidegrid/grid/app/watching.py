@@ -23,6 +23,7 @@ from tidegrid.triggers.deployment import content_hash
 from tidegrid.triggers.packages import files_of, find_sources
 
 POLL_SECONDS: Final = 0.3
+SETTLED_SECONDS: Final = 0.1
 _SAMPLE: Final = 100
 _DEPLOY_SECONDS: Final = 30.0
 _log = logging.getLogger(__name__)
@@ -45,9 +46,17 @@ class Watch:
     async def run(self) -> None:
         async for _ in _hints(self._names):
             now = fingerprint(self._names)
+            if now == self._known:
+                continue
+            while (later := await self._later()) != now:  # an editor is in the middle of writing
+                now = later
             if now != self._known:
                 self._known = now
                 await self.deploy()
+
+    async def _later(self) -> Fingerprint:
+        await asyncio.sleep(SETTLED_SECONDS)
+        return fingerprint(self._names)
 
     async def deploy(self) -> None:
         """What the files say now; never raises what is the matter with them."""

@@ -202,6 +202,7 @@ class Deploying:
     ) -> list[Answer]:
         """Every member of the view, by number."""
         node = self._driver.node
+        sample_max = -(-sample_max // max(1, len(node.control.view.members)))  # of each: partitions are dealt evenly
         request = ring_pb2.RehearseRequest(
             grid_id=node.control.grid_id,
             modules=[control_pb2.Module(name=module.name, source=module.source) for module in coming.modules],

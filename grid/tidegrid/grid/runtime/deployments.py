@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tidegrid.grid.engine.plan import plan_id
@@ -34,9 +35,10 @@ from tidegrid.grid.runtime.opening import append_control, fold_control
 from tidegrid.grid.runtime.requirements import check_requirements
 from tidegrid.triggers.deployment import Deployment, Module, content_hash
 from tidegrid.triggers.loader import load_modules
-from tidegrid.triggers.packages import find_sources
+from tidegrid.triggers.packages import INIT
 from tidegrid.triggers.requirements import requirements_of
 from tidegrid.triggers.runtime import TriggerRuntime
+from tidegrid.triggers.sources import find_module, origin_of
 from tidegrid.v1 import control_pb2
 
 Members = frozenset[tuple[NodeId, Incarnation]]
@@ -88,11 +90,15 @@ class DeployRules:
 
 
 def _is_installed(module: Module) -> bool:
-    """An import of that name, on this node, would run this very text."""
-    if not all(part.isidentifier() for part in module.name.split(".")):
+    """An import of that name, on this node, would run this very text. What merely lies in the folder that the node was
+    started in is not installed, though `python -m` would find it there."""
+    parts = module.name.split(".")
+    if not all(part.isidentifier() for part in parts):
         return False
     try:
-        return any(found == module for found in find_sources([module.name.partition(".")[0], module.name]))
+        origin = origin_of(module.name)
+        folder = origin.parents[len(parts) if origin.name == INIT else len(parts) - 1]
+        return folder.resolve() != Path.cwd() and find_module(origin).source == module.source
     except TriggerModuleError:
         return False
 

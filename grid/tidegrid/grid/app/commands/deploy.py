@@ -34,7 +34,7 @@ async def deploy(
     ] = False,
     sample: Annotated[
         int,
-        typer.Option("--sample", metavar="N", min=0, help="Try it on the last N writes to each map, for the plan."),
+        typer.Option("--sample", metavar="N", min=0, help="Try it on about N recent writes to each map, for the plan."),
     ] = SAMPLE_WRITES,
     by: Annotated[
         str | None, typer.Option("--by", metavar="TEXT", help="Who deploys, for the list. \\[default: you@this-host]")
