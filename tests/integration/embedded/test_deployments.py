@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from types import ModuleType
 
 import pytest
@@ -46,15 +46,16 @@ async def grid() -> AsyncIterator[EmbeddedGrid]:
         yield opened
 
 
-async def outputs(grid: EmbeddedGrid) -> dict[tuple[int, int], tuple[int, int]]:
-    """(key, version) -> (epoch, code that made it), of everything that ever came out."""
-    closed = await grid.wait_closed(max(driver.node.epoch for driver in grid.local.drivers))
+async def outputs(grid: EmbeddedGrid, of: Collection[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
+    """(key, version) -> (epoch, code that made it), of everything that came out, once that of these writes has."""
     found: dict[tuple[int, int], tuple[int, int]] = {}
+    missing = set(of)
     async with grid.map("typed").subscribe(after=0) as feed:
         async for batch in feed:
             for change in batch.changes:
                 found[change.key[0], change.version] = (change.epoch, change.value["code"])
-            if batch.epoch >= closed:
+                missing.discard((change.key[0], change.version))
+            if not missing:
                 return found
     raise AssertionError("the feed ended")
 
@@ -80,10 +81,11 @@ async def test_at_each_epoch_the_outputs_are_those_of_the_code_active_at_it(grid
     back = await grid.deploy(rollback=True)
     acts_at.append((back.epoch, 3))
     for _ in range(20):
-        await raw.put(1000, {})
+        ack = await raw.put(1000, {})
+        acknowledged[1000, ack.version] = ack.epoch
     writing = False
     await asyncio.gather(*writers)
-    found = await outputs(grid)
+    found = await outputs(grid, acknowledged)
     codes = {number for _, number in found.values()}
     assert codes == {1, 2, 3, 4}
     for name, (epoch, number) in found.items():
