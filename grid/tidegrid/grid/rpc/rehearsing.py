@@ -37,7 +37,6 @@ class Rehearsing:
                 raise WrongGridError("this is a node of another grid")
             modules = [Module(module.name, module.source) for module in request.modules]
             if content_hash(modules) not in self._grid.own_code:
-                self._grid.options.deploy.check()
                 self._grid.options.deploy.check(modules)
             maps = {spec.name: spec_from(spec) for spec in request.maps} | dict(self._driver.node.control.declared)
             coming, runtime = await load_beside(
