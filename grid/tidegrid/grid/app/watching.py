@@ -24,6 +24,7 @@ from tidegrid.triggers.packages import files_of, find_sources
 
 POLL_SECONDS: Final = 0.3
 SETTLED_SECONDS: Final = 0.1
+_LOOK_MS: Final = 1_000  # and now and then all the same: what changed before the system was asked to tell, it does not
 _SAMPLE: Final = 100
 _DEPLOY_SECONDS: Final = 30.0
 _log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ async def _hints(names: Sequence[str]) -> AsyncIterator[None]:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             yield
-    watched: AsyncIterator[object] = importlib.import_module("watchfiles").awatch(*folders, debounce=200, step=50)
-    async for _ in watched:
+    watch = importlib.import_module("watchfiles").awatch
+    told: AsyncIterator[object] = watch(*folders, debounce=200, rust_timeout=_LOOK_MS, yield_on_timeout=True)
+    async for _ in told:
         yield
