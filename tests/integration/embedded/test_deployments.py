@@ -19,6 +19,7 @@ from tidegrid.grid.model.errors import (
     MapExistsError,
     RejectedError,
     StalePlanError,
+    TooLargeError,
     TriggerModuleError,
 )
 from tidegrid.grid.model.ids import NodeId
@@ -205,6 +206,11 @@ async def test_what_does_not_load_is_refused_before_anything_is_asked(
     with pytest.raises(TriggerModuleError, match=said):
         await grid.deploy(("m", source), confirm=lambda plan: pytest.fail("there is no plan"))
     assert await grid.deployments() == []
+
+
+async def test_what_no_record_holds_is_refused_with_the_plan(grid: EmbeddedGrid) -> None:
+    with pytest.raises(TooLargeError, match="source text of the deployment"):
+        await grid.deploy(("m", f"X = {'x' * 1_000_000!r}"), dry_run=True)
 
 
 # A node that cannot --------------------------------------------------------------------------------------------------

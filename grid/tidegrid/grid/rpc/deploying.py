@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from tidegrid.grid.engine.plan import map_changes, plan_id, touched_maps, trigger_changes
 from tidegrid.grid.model.error_message import error_of
-from tidegrid.grid.model.errors import ConfigurationError, DeployRefusedError, GridError, PeerError
+from tidegrid.grid.model.errors import ConfigurationError, DeployRefusedError, GridError, PeerError, TooLargeError
 from tidegrid.grid.model.ids import Epoch, NodeId
 from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT
@@ -36,6 +36,7 @@ from tidegrid.v1 import control_pb2, grid_pb2, ring_pb2
 
 _log = logging.getLogger(__name__)
 _ASK_SECONDS: Final = 10.0  # a member that takes longer to load it is no member to deploy to
+_RECORD_ROOM: Final = 64 * 1024  # for names, maps and all else in the record
 
 
 class SourceFinding(Protocol):
@@ -194,8 +195,12 @@ class Deploying:
         )
 
     async def _load(self, modules: Sequence[Module]) -> tuple[Deployment, TriggerRuntime]:
-        control = self._driver.node.control
-        return await load_beside(modules, control.declared, control.partitions, self._driver.node.limits)
+        """Raises TriggerModuleError, TooLargeError."""
+        control, limits = self._driver.node.control, self._driver.node.limits
+        size = sum(len(module.source.encode("utf-8", "surrogatepass")) for module in modules)
+        if size > limits.record_bytes_max - _RECORD_ROOM:
+            raise TooLargeError.of("source text of the deployment", size, limits.record_bytes_max - _RECORD_ROOM)
+        return await load_beside(modules, control.declared, control.partitions, limits)
 
     async def _ask_all(
         self, coming: Deployment, runtime: TriggerRuntime, sample_max: int, seconds: float
