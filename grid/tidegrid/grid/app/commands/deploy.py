@@ -22,7 +22,7 @@ async def deploy(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILE_OR_MODULE...", show_default=False,
+            metavar="FILE_OR_MODULE", show_default=False,
             help="flights.py, a folder with __init__.py, or an installed package.module; together they replace what is "
             "deployed. With --rollback: the hash of the deployment to go back to.",
         ),
