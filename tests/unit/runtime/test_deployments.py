@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import platform
+import threading
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tidegrid.grid.model.errors import ConfigurationError, DeployNotAllowedError, TriggerModuleError
 from tidegrid.grid.model.ids import Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules, earlier, load_here
+from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules, earlier, load_beside
 from tidegrid.grid.runtime.requirements import check_requirements
 from tidegrid.triggers.deployment import Module, content_hash
 from tidegrid.triggers.packages import find_sources
@@ -46,10 +49,23 @@ def test_all_that_is_missing_is_said_at_once() -> None:
     assert "not-there-one" in caught.value.message and "not-there-two" in caught.value.message
 
 
-def test_requirements_come_before_the_imports_that_need_them() -> None:
+async def test_requirements_come_before_the_imports_that_need_them() -> None:
     source = "__requires__ = 'not-there-one'\nimport not_there_one\n"
     with pytest.raises(TriggerModuleError, match="pip install 'not-there-one'"):
-        load_here([Module("m", source)], {}, 1, Limits())
+        await load_beside([Module("m", source)], {}, 1, Limits())
+
+
+async def test_syntax_trees_are_made_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython 3.11 raises SystemError now and then when two threads make one each."""
+    threads, parse = set(), ast.parse
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        threads.add(threading.get_ident())
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr(ast, "parse", noted)
+    await load_beside([Module("m", "import threading\nHERE = threading.get_ident()")], {}, 1, Limits())
+    assert threads == {threading.get_ident()}
 
 
 def test_the_three_policies() -> None:

@@ -103,22 +103,26 @@ def _is_installed(module: Module) -> bool:
         return False
 
 
-def load_here(
+async def load_beside(
     modules: Sequence[Module], maps: Mapping[str, MapSpec], partitions: int, limits: Limits
 ) -> tuple[Deployment, TriggerRuntime]:
-    """The code, made ready to run on this interpreter, over these maps and its own. Raises TriggerModuleError."""
-    check_requirements(requirements_of(modules))
+    """The code, made ready to run on this interpreter, over these maps and its own. Raises TriggerModuleError.
+
+    It is loaded in a thread, while the node goes on: an import may take seconds, and the others would miss it. What
+    needs the syntax tree is done before: CPython 3.11 confuses `ast.parse` in one thread with that in another.
+    """
+    requirements = requirements_of(modules)
+    return await asyncio.to_thread(_load, modules, requirements, dict(maps), partitions, limits)
+
+
+def _load(
+    modules: Sequence[Module], requirements: Sequence[str], maps: Mapping[str, MapSpec], partitions: int, limits: Limits
+) -> tuple[Deployment, TriggerRuntime]:
+    check_requirements(requirements)
     with _loading:
         deployment = load_modules(modules, maps)
     specs = {**maps, **{spec.name: spec for spec in deployment.maps}}
     return deployment, TriggerRuntime(deployment, specs, partitions, limits)
-
-
-async def load_beside(
-    modules: Sequence[Module], maps: Mapping[str, MapSpec], partitions: int, limits: Limits
-) -> tuple[Deployment, TriggerRuntime]:
-    """As `load_here`, while the node goes on: an import may take seconds, and the others would miss it."""
-    return await asyncio.to_thread(load_here, modules, dict(maps), partitions, limits)
 
 
 def modules_of(deployed: Deployed) -> tuple[Module, ...]:
