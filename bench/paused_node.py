@@ -22,6 +22,7 @@ from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
 from tidegrid.grid.runtime.peers import DirectPeers, Peers
+from tidegrid.v1.ring_pb2 import RehearseReply, RehearseRequest
 
 from bench.report import Figure
 
@@ -47,6 +48,9 @@ class _Cut:
     def send(self, to: NodeId, envelope: Envelope) -> None:
         if to not in self._cut_off and self._me not in self._cut_off:
             self._links.send(to, envelope)
+
+    async def ask(self, to: NodeId, request: RehearseRequest, timeout: float) -> RehearseReply:
+        return await self._links.ask(to, request, timeout)
 
     async def close(self) -> None:
         await self._links.close()

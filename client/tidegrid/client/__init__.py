@@ -2,6 +2,7 @@
 
 from tidegrid.client.bulk import Outcomes
 from tidegrid.client.change import Change, FeedBatch, FeedSection
+from tidegrid.client.deploy import Deployed, DeploymentEntry
 from tidegrid.client.entry import Ack, Entry, Outcome
 from tidegrid.client.feed import Feed
 from tidegrid.client.grid import Grid, MemberStatus, connect
@@ -19,6 +20,8 @@ __all__ = [
     "Ack",
     "Change",
     "CommitGroup",
+    "Deployed",
+    "DeploymentEntry",
     "Entry",
     "Feed",
     "FeedBatch",

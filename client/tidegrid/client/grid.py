@@ -13,10 +13,21 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from tidegrid.client.closes import Closes
 from tidegrid.client.commit import Commits
+from tidegrid.client.deploy import (
+    SAMPLE_WRITES,
+    Confirm,
+    Deployed,
+    DeploymentEntry,
+    Module,
+    content_of,
+    deploy,
+    deployments,
+)
 from tidegrid.client.dispatcher import Dispatcher, backoff
 from tidegrid.client.errors import error_of
 from tidegrid.client.groups import AckWhen, CommitGroup
@@ -221,6 +232,31 @@ class Grid:
                 )
             tries += 1
             await asyncio.sleep(backoff(tries))
+
+    async def deploy(
+        self,
+        *modules: str | Path | Module,
+        confirm: Confirm | None = None,
+        dry_run: bool = False,
+        sample: int = SAMPLE_WRITES,
+        by: str | None = None,
+        rollback: str | bool = False,
+        deadline: float | None = None,
+    ) -> Deployed:
+        """Replaces the trigger code of the grid: `modules` are .py files, folders of packages, installed modules, or
+        (name, source). Returns once it acts at every node, with the plan and the epoch.
+
+        `confirm` is asked with the plan; with `dry_run`, or when it says False, nothing is deployed. `sample`: so many
+        recent writes of each map are run through the old and the new code for the plan. `rollback`: the content of an
+        earlier deployment instead, of this hash (True: the one before). The deadline begins anew after `confirm`.
+        Raises DeployNotAllowedError, TriggerModuleError, DeployRefusedError (a node cannot load it), StalePlanError.
+        """
+        content = content_of(modules, rollback)
+        return await deploy(self._dispatcher, content, lambda: self._until(deadline), confirm, dry_run, sample, by)
+
+    async def deployments(self, *, deadline: float | None = None) -> list[DeploymentEntry]:
+        """The deployments there have been, oldest first."""
+        return await deployments(self._dispatcher, self._until(deadline))
 
     async def status(self, *, deadline: float | None = None) -> list[MemberStatus]:
         """What every member says of itself; one that does not answer has its error there."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from tidegrid.client.deploy import Deployed
 from tidegrid.client.dispatcher import Dispatcher
 from tidegrid.client.grid import DEADLINE_SECONDS, Grid
 from tidegrid.client.map import Map
@@ -24,7 +25,7 @@ from tidegrid.grid.rpc.grid_service import GridService
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
 from tidegrid.grid.runtime.peers import DirectPeers
-from tidegrid.triggers.sources import find_modules
+from tidegrid.triggers.packages import find_sources
 
 T = TypeVar("T")
 _PAUSE_SECONDS: Final = 0.001  # between two rounds that did not get there
@@ -88,6 +89,14 @@ class EmbeddedGrid(Grid):
             return await super().create_map(spec, **options)
         return await self.tick_until(super().create_map(spec, **options))
 
+    async def deploy(self, *modules: str | Path | tuple[str, str], **options: Any) -> Deployed:
+        """As `Grid.deploy`; where time is stepped by hand, it is stepped until the code acts."""
+        done = await super().deploy(*modules, **options)
+        if self.local.options.tick is None and done.epoch is not None:
+            while self.local.drivers[0].node.control.closed < done.epoch - 1:
+                await self.tick()
+        return done
+
 
 @asynccontextmanager
 async def open(
@@ -111,7 +120,7 @@ async def open(
     """
     seen = None if token is None else token_of(token)
     chosen = replace(options or GridOptions(), nodes=nodes, tick=tick, partitions=partitions)
-    modules = None if triggers is None else find_modules(triggers)
+    modules = None if triggers is None else find_sources(triggers)
     chosen.validate()
     if log is None:
         log = MemoryLog() if path is None else await LocalLog.open(Path(path))
@@ -120,7 +129,10 @@ async def open(
     local = await LocalGrid.open(
         log, chosen, modules, lambda _node: peers, addresses, lambda driver: peers.join(driver.node.me, driver.receive)
     )
-    transport = DirectTransport({driver.node.me: GridService(local, driver) for driver in local.drivers})
+    services = {driver.node.me: GridService(local, driver) for driver in local.drivers}
+    for node, service in services.items():
+        peers.answer_with(node, service.rehearse)
+    transport = DirectTransport(services)
     dispatcher = Dispatcher(transport, [addresses[0][0]])
     grid = EmbeddedGrid(dispatcher, deadline, local)
     try:

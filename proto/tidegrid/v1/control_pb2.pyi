@@ -402,14 +402,24 @@ class Deploy(google.protobuf.message.Message):
     MODULES_FIELD_NUMBER: builtins.int
     MAPS_FIELD_NUMBER: builtins.int
     PYTHON_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    REQUIREMENTS_FIELD_NUMBER: builtins.int
     hash: builtins.bytes
     """sha256 over the modules in order"""
     python: builtins.str
     """version of the interpreter that wrote it"""
+    time_ms: builtins.int
+    by: builtins.str
+    """for people: who deployed it, from where"""
     @property
     def modules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Module]: ...
     @property
     def maps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MapSpec]: ...
+    @property
+    def requirements(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """what its modules say in __requires__"""
+
     def __init__(
         self,
         *,
@@ -417,7 +427,10 @@ class Deploy(google.protobuf.message.Message):
         modules: collections.abc.Iterable[global___Module] | None = ...,
         maps: collections.abc.Iterable[global___MapSpec] | None = ...,
         python: builtins.str = ...,
+        time_ms: builtins.int = ...,
+        by: builtins.str = ...,
+        requirements: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["hash", b"hash", "maps", b"maps", "modules", b"modules", "python", b"python"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "hash", b"hash", "maps", b"maps", "modules", b"modules", "python", b"python", "requirements", b"requirements", "time_ms", b"time_ms"]) -> None: ...
 
 global___Deploy = Deploy

@@ -1512,3 +1512,530 @@ class GetReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error", "found", b"found", "time_ms", b"time_ms", "value_json", b"value_json", "version", b"version"]) -> None: ...
 
 global___GetReply = GetReply
+
+@typing.final
+class DeployContent(google.protobuf.message.Message):
+    """What to deploy: modules, or the content of an earlier deployment."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODULES_FIELD_NUMBER: builtins.int
+    ROLLBACK_FIELD_NUMBER: builtins.int
+    ROLLBACK_TO_FIELD_NUMBER: builtins.int
+    rollback: builtins.bool
+    rollback_to: builtins.str
+    """the first digits of a hash, in hex; empty: what was in force before the newest"""
+    @property
+    def modules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.control_pb2.Module]: ...
+    def __init__(
+        self,
+        *,
+        modules: collections.abc.Iterable[tidegrid.v1.control_pb2.Module] | None = ...,
+        rollback: builtins.bool = ...,
+        rollback_to: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["modules", b"modules", "rollback", b"rollback", "rollback_to", b"rollback_to"]) -> None: ...
+
+global___DeployContent = DeployContent
+
+@typing.final
+class PlanDeployRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    SAMPLE_MAX_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    sample_max: builtins.int
+    """recent writes of each map that both codes are run on"""
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def content(self) -> global___DeployContent: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        content: global___DeployContent | None = ...,
+        sample_max: builtins.int = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "content", b"content"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "content", b"content", "deadline_ms", b"deadline_ms", "sample_max", b"sample_max"]) -> None: ...
+
+global___PlanDeployRequest = PlanDeployRequest
+
+@typing.final
+class TriggerChange(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    MODULE_FIELD_NUMBER: builtins.int
+    CHANGE_FIELD_NUMBER: builtins.int
+    ON_FIELD_NUMBER: builtins.int
+    EMITS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    module: builtins.str
+    change: builtins.str
+    """added, changed, module (its own text is the same, its module is not), same, removed"""
+    @property
+    def on(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def emits(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        module: builtins.str = ...,
+        change: builtins.str = ...,
+        on: collections.abc.Iterable[builtins.str] | None = ...,
+        emits: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "emits", b"emits", "module", b"module", "name", b"name", "on", b"on"]) -> None: ...
+
+global___TriggerChange = TriggerChange
+
+@typing.final
+class MapChange(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: builtins.int
+    CHANGE_FIELD_NUMBER: builtins.int
+    READ_BY_FIELD_NUMBER: builtins.int
+    WRITTEN_BY_FIELD_NUMBER: builtins.int
+    FOLLOWERS_FIELD_NUMBER: builtins.int
+    change: builtins.str
+    """added, derived (by triggers from now on, or no longer), schema, same"""
+    followers: builtins.int
+    """subscriptions and replicas, on all nodes"""
+    @property
+    def spec(self) -> tidegrid.v1.control_pb2.MapSpec: ...
+    @property
+    def read_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """triggers on it"""
+
+    @property
+    def written_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """triggers that emit to it"""
+
+    def __init__(
+        self,
+        *,
+        spec: tidegrid.v1.control_pb2.MapSpec | None = ...,
+        change: builtins.str = ...,
+        read_by: collections.abc.Iterable[builtins.str] | None = ...,
+        written_by: collections.abc.Iterable[builtins.str] | None = ...,
+        followers: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["spec", b"spec"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "followers", b"followers", "read_by", b"read_by", "spec", b"spec", "written_by", b"written_by"]) -> None: ...
+
+global___MapChange = MapChange
+
+@typing.final
+class PlanFinding(google.protobuf.message.Message):
+    """What somebody should look at before this goes live."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: builtins.int
+    MODULE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    WORDS_FIELD_NUMBER: builtins.int
+    rule: builtins.str
+    module: builtins.str
+    line: builtins.int
+    """0: none"""
+    words: builtins.str
+    def __init__(
+        self,
+        *,
+        rule: builtins.str = ...,
+        module: builtins.str = ...,
+        line: builtins.int = ...,
+        words: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["line", b"line", "module", b"module", "rule", b"rule", "words", b"words"]) -> None: ...
+
+global___PlanFinding = PlanFinding
+
+@typing.final
+class NodeVerdict(google.protobuf.message.Message):
+    """Whether a node could load it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    node: builtins.int
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error:
+        """absent: it could"""
+
+    def __init__(
+        self,
+        *,
+        node: builtins.int = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "node", b"node"]) -> None: ...
+
+global___NodeVerdict = NodeVerdict
+
+@typing.final
+class OutputChange(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ColumnsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    MAP_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    ADDED_FIELD_NUMBER: builtins.int
+    REMOVED_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    before: builtins.int
+    """outputs of the code that is active"""
+    after: builtins.int
+    """of the new one"""
+    added: builtins.int
+    """keys that only the new one wrote"""
+    removed: builtins.int
+    changed: builtins.int
+    """written by both, with another value"""
+    @property
+    def columns(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """in how many of the changed values a column differs"""
+
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        before: builtins.int = ...,
+        after: builtins.int = ...,
+        added: builtins.int = ...,
+        removed: builtins.int = ...,
+        changed: builtins.int = ...,
+        columns: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["added", b"added", "after", b"after", "before", b"before", "changed", b"changed", "columns", b"columns", "map", b"map", "removed", b"removed"]) -> None: ...
+
+global___OutputChange = OutputChange
+
+@typing.final
+class SampleExample(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    MAP_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    before: builtins.str
+    """as text; empty: no output"""
+    after: builtins.str
+    map: builtins.str
+    """of the output; empty: the write itself was rejected by one of them"""
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        before: builtins.str = ...,
+        after: builtins.str = ...,
+        map: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "before", b"before", "key", b"key", "map", b"map"]) -> None: ...
+
+global___SampleExample = SampleExample
+
+@typing.final
+class SampleDifference(google.protobuf.message.Message):
+    """Recent writes to one map, through the active code and through the new one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAP_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    SAME_FIELD_NUMBER: builtins.int
+    REJECTED_BEFORE_FIELD_NUMBER: builtins.int
+    REJECTED_AFTER_FIELD_NUMBER: builtins.int
+    UNHANDLED_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    writes: builtins.int
+    same: builtins.int
+    """exactly the same outputs"""
+    rejected_before: builtins.int
+    rejected_after: builtins.int
+    unhandled: builtins.int
+    """of a schema number that no trigger of the new code handles"""
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OutputChange]: ...
+    @property
+    def examples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SampleExample]: ...
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        writes: builtins.int = ...,
+        same: builtins.int = ...,
+        rejected_before: builtins.int = ...,
+        rejected_after: builtins.int = ...,
+        unhandled: builtins.int = ...,
+        outputs: collections.abc.Iterable[global___OutputChange] | None = ...,
+        examples: collections.abc.Iterable[global___SampleExample] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["examples", b"examples", "map", b"map", "outputs", b"outputs", "rejected_after", b"rejected_after", "rejected_before", b"rejected_before", "same", b"same", "unhandled", b"unhandled", "writes", b"writes"]) -> None: ...
+
+global___SampleDifference = SampleDifference
+
+@typing.final
+class DeployPlan(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    HASH_FIELD_NUMBER: builtins.int
+    MODULES_FIELD_NUMBER: builtins.int
+    REPLACES_FIELD_NUMBER: builtins.int
+    UNCHANGED_FIELD_NUMBER: builtins.int
+    TRIGGERS_FIELD_NUMBER: builtins.int
+    MAPS_FIELD_NUMBER: builtins.int
+    FINDINGS_FIELD_NUMBER: builtins.int
+    REQUIREMENTS_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """of this content on the grid as it is; a deployment that names it is refused once that has changed"""
+    hash: builtins.bytes
+    replaces: builtins.bytes
+    """hash of the newest deployment"""
+    unchanged: builtins.bool
+    """it is this content already"""
+    @property
+    def modules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def triggers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TriggerChange]: ...
+    @property
+    def maps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MapChange]: ...
+    @property
+    def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PlanFinding]: ...
+    @property
+    def requirements(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NodeVerdict]: ...
+    @property
+    def samples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SampleDifference]: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        hash: builtins.bytes = ...,
+        modules: collections.abc.Iterable[builtins.str] | None = ...,
+        replaces: builtins.bytes = ...,
+        unchanged: builtins.bool = ...,
+        triggers: collections.abc.Iterable[global___TriggerChange] | None = ...,
+        maps: collections.abc.Iterable[global___MapChange] | None = ...,
+        findings: collections.abc.Iterable[global___PlanFinding] | None = ...,
+        requirements: collections.abc.Iterable[builtins.str] | None = ...,
+        nodes: collections.abc.Iterable[global___NodeVerdict] | None = ...,
+        samples: collections.abc.Iterable[global___SampleDifference] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["findings", b"findings", "hash", b"hash", "id", b"id", "maps", b"maps", "modules", b"modules", "nodes", b"nodes", "replaces", b"replaces", "requirements", b"requirements", "samples", b"samples", "triggers", b"triggers", "unchanged", b"unchanged"]) -> None: ...
+
+global___DeployPlan = DeployPlan
+
+@typing.final
+class PlanDeployReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    PLAN_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def plan(self) -> global___DeployPlan: ...
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        plan: global___DeployPlan | None = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "plan", b"plan"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "plan", b"plan"]) -> None: ...
+
+global___PlanDeployReply = PlanDeployReply
+
+@typing.final
+class DeployRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    PLAN_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    plan: builtins.str
+    """refused unless this is still the plan; empty: whatever the plan is now"""
+    by: builtins.str
+    """for people"""
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def content(self) -> global___DeployContent: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        content: global___DeployContent | None = ...,
+        plan: builtins.str = ...,
+        by: builtins.str = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "content", b"content"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "carry", b"carry", "content", b"content", "deadline_ms", b"deadline_ms", "plan", b"plan"]) -> None: ...
+
+global___DeployRequest = DeployRequest
+
+@typing.final
+class DeployReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    HASH_FIELD_NUMBER: builtins.int
+    ACTS_AT_FIELD_NUMBER: builtins.int
+    UNCHANGED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    hash: builtins.bytes
+    acts_at: builtins.int
+    unchanged: builtins.bool
+    """it was deployed already"""
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        hash: builtins.bytes = ...,
+        acts_at: builtins.int = ...,
+        unchanged: builtins.bool = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "carry", b"carry", "error", b"error", "hash", b"hash", "unchanged", b"unchanged"]) -> None: ...
+
+global___DeployReply = DeployReply
+
+@typing.final
+class DeploymentsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry"]) -> None: ...
+
+global___DeploymentsRequest = DeploymentsRequest
+
+@typing.final
+class DeploymentInfo(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HASH_FIELD_NUMBER: builtins.int
+    MODULES_FIELD_NUMBER: builtins.int
+    ACTS_AT_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    PYTHON_FIELD_NUMBER: builtins.int
+    REQUIREMENTS_FIELD_NUMBER: builtins.int
+    MAPS_FIELD_NUMBER: builtins.int
+    hash: builtins.bytes
+    acts_at: builtins.int
+    """the epoch"""
+    state: builtins.str
+    """pending, active, past"""
+    time_ms: builtins.int
+    """when it was recorded; 0: by a version that did not note it"""
+    by: builtins.str
+    python: builtins.str
+    @property
+    def modules(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def requirements(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def maps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        hash: builtins.bytes = ...,
+        modules: collections.abc.Iterable[builtins.str] | None = ...,
+        acts_at: builtins.int = ...,
+        state: builtins.str = ...,
+        time_ms: builtins.int = ...,
+        by: builtins.str = ...,
+        python: builtins.str = ...,
+        requirements: collections.abc.Iterable[builtins.str] | None = ...,
+        maps: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "by", b"by", "hash", b"hash", "maps", b"maps", "modules", b"modules", "python", b"python", "requirements", b"requirements", "state", b"state", "time_ms", b"time_ms"]) -> None: ...
+
+global___DeploymentInfo = DeploymentInfo
+
+@typing.final
+class DeploymentsReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    DEPLOYMENTS_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def deployments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeploymentInfo]:
+        """oldest first"""
+
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        deployments: collections.abc.Iterable[global___DeploymentInfo] | None = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deployments", b"deployments", "error", b"error"]) -> None: ...
+
+global___DeploymentsReply = DeploymentsReply

@@ -90,6 +90,21 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.StatusRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.PlanDeploy = channel.unary_unary(
+                '/tidegrid.v1.Grid/PlanDeploy',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.PlanDeployRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.PlanDeployReply.FromString,
+                _registered_method=True)
+        self.Deploy = channel.unary_unary(
+                '/tidegrid.v1.Grid/Deploy',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.DeployRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.DeployReply.FromString,
+                _registered_method=True)
+        self.Deployments = channel.unary_unary(
+                '/tidegrid.v1.Grid/Deployments',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsReply.FromString,
+                _registered_method=True)
         self.Put = channel.unary_unary(
                 '/tidegrid.v1.Grid/Put',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.PutRequest.SerializeToString,
@@ -177,6 +192,25 @@ class GridServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanDeploy(self, request, context):
+        """Trigger code: what a deployment would change, the deployment itself, and those there have been.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Deploy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Deployments(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Put(self, request, context):
         """One write or read a call, with plain JSON keys and values, for grpcurl and for languages without a client.
         Any node takes them and asks the owner.
@@ -254,6 +288,21 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.StatusRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.StatusReply.SerializeToString,
+            ),
+            'PlanDeploy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanDeploy,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.PlanDeployRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.PlanDeployReply.SerializeToString,
+            ),
+            'Deploy': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deploy,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.DeployRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.DeployReply.SerializeToString,
+            ),
+            'Deployments': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deployments,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsReply.SerializeToString,
             ),
             'Put': grpc.unary_unary_rpc_method_handler(
                     servicer.Put,
@@ -569,6 +618,87 @@ class Grid(object):
             '/tidegrid.v1.Grid/Status',
             tidegrid_dot_v1_dot_grid__pb2.StatusRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanDeploy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/PlanDeploy',
+            tidegrid_dot_v1_dot_grid__pb2.PlanDeployRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.PlanDeployReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deploy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Deploy',
+            tidegrid_dot_v1_dot_grid__pb2.DeployRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.DeployReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deployments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Deployments',
+            tidegrid_dot_v1_dot_grid__pb2.DeploymentsRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.DeploymentsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,22 @@ class GridStub:
         tidegrid.v1.grid_pb2.StatusReply,
     ]
 
+    PlanDeploy: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.PlanDeployRequest,
+        tidegrid.v1.grid_pb2.PlanDeployReply,
+    ]
+    """Trigger code: what a deployment would change, the deployment itself, and those there have been."""
+
+    Deploy: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.DeployRequest,
+        tidegrid.v1.grid_pb2.DeployReply,
+    ]
+
+    Deployments: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.DeploymentsRequest,
+        tidegrid.v1.grid_pb2.DeploymentsReply,
+    ]
+
     Put: grpc.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.PutRequest,
         tidegrid.v1.grid_pb2.WriteReply,
@@ -150,6 +166,22 @@ class GridAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.StatusRequest,
         tidegrid.v1.grid_pb2.StatusReply,
+    ]
+
+    PlanDeploy: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.PlanDeployRequest,
+        tidegrid.v1.grid_pb2.PlanDeployReply,
+    ]
+    """Trigger code: what a deployment would change, the deployment itself, and those there have been."""
+
+    Deploy: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.DeployRequest,
+        tidegrid.v1.grid_pb2.DeployReply,
+    ]
+
+    Deployments: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.DeploymentsRequest,
+        tidegrid.v1.grid_pb2.DeploymentsReply,
     ]
 
     Put: grpc.aio.UnaryUnaryMultiCallable[
@@ -249,6 +281,28 @@ class GridServicer(metaclass=abc.ABCMeta):
         request: tidegrid.v1.grid_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[tidegrid.v1.grid_pb2.StatusReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.StatusReply]]: ...
+
+    @abc.abstractmethod
+    def PlanDeploy(
+        self,
+        request: tidegrid.v1.grid_pb2.PlanDeployRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.PlanDeployReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.PlanDeployReply]]:
+        """Trigger code: what a deployment would change, the deployment itself, and those there have been."""
+
+    @abc.abstractmethod
+    def Deploy(
+        self,
+        request: tidegrid.v1.grid_pb2.DeployRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.DeployReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.DeployReply]]: ...
+
+    @abc.abstractmethod
+    def Deployments(
+        self,
+        request: tidegrid.v1.grid_pb2.DeploymentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.DeploymentsReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.DeploymentsReply]]: ...
 
     @abc.abstractmethod
     def Put(

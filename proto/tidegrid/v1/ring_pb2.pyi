@@ -548,3 +548,59 @@ class Delivered(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["partition", b"partition", "source", b"source", "tails", b"tails"]) -> None: ...
 
 global___Delivered = Delivered
+
+@typing.final
+class RehearseRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GRID_ID_FIELD_NUMBER: builtins.int
+    MODULES_FIELD_NUMBER: builtins.int
+    MAPS_FIELD_NUMBER: builtins.int
+    SAMPLE_MAX_FIELD_NUMBER: builtins.int
+    grid_id: builtins.bytes
+    sample_max: builtins.int
+    """0: only load it"""
+    @property
+    def modules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.control_pb2.Module]: ...
+    @property
+    def maps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.control_pb2.MapSpec]:
+        """that the grid has, as the asker knows them"""
+
+    def __init__(
+        self,
+        *,
+        grid_id: builtins.bytes = ...,
+        modules: collections.abc.Iterable[tidegrid.v1.control_pb2.Module] | None = ...,
+        maps: collections.abc.Iterable[tidegrid.v1.control_pb2.MapSpec] | None = ...,
+        sample_max: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grid_id", b"grid_id", "maps", b"maps", "modules", b"modules", "sample_max", b"sample_max"]) -> None: ...
+
+global___RehearseRequest = RehearseRequest
+
+@typing.final
+class RehearseReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
+    FEEDS_FIELD_NUMBER: builtins.int
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error:
+        """it cannot be loaded, or may not"""
+
+    @property
+    def samples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.grid_pb2.SampleDifference]: ...
+    @property
+    def feeds(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.grid_pb2.FeedStatus]: ...
+    def __init__(
+        self,
+        *,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+        samples: collections.abc.Iterable[tidegrid.v1.grid_pb2.SampleDifference] | None = ...,
+        feeds: collections.abc.Iterable[tidegrid.v1.grid_pb2.FeedStatus] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "feeds", b"feeds", "samples", b"samples"]) -> None: ...
+
+global___RehearseReply = RehearseReply

@@ -40,6 +40,11 @@ class NodeStub(object):
                 request_serializer=tidegrid_dot_v1_dot_ring__pb2.NodeMessage.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_ring__pb2.NodeMessage.FromString,
                 _registered_method=True)
+        self.Rehearse = channel.unary_unary(
+                '/tidegrid.v1.Node/Rehearse',
+                request_serializer=tidegrid_dot_v1_dot_ring__pb2.RehearseRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_ring__pb2.RehearseReply.FromString,
+                _registered_method=True)
 
 
 class NodeServicer(object):
@@ -52,6 +57,13 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rehearse(self, request, context):
+        """Can you load this code, and what would it make of your newest writes? Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Link,
                     request_deserializer=tidegrid_dot_v1_dot_ring__pb2.NodeMessage.FromString,
                     response_serializer=tidegrid_dot_v1_dot_ring__pb2.NodeMessage.SerializeToString,
+            ),
+            'Rehearse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rehearse,
+                    request_deserializer=tidegrid_dot_v1_dot_ring__pb2.RehearseRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_ring__pb2.RehearseReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +106,33 @@ class Node(object):
             '/tidegrid.v1.Node/Link',
             tidegrid_dot_v1_dot_ring__pb2.NodeMessage.SerializeToString,
             tidegrid_dot_v1_dot_ring__pb2.NodeMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rehearse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Node/Rehearse',
+            tidegrid_dot_v1_dot_ring__pb2.RehearseRequest.SerializeToString,
+            tidegrid_dot_v1_dot_ring__pb2.RehearseReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,6 +26,12 @@ class NodeStub:
         tidegrid.v1.ring_pb2.NodeMessage,
     ]
 
+    Rehearse: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.ring_pb2.RehearseRequest,
+        tidegrid.v1.ring_pb2.RehearseReply,
+    ]
+    """Can you load this code, and what would it make of your newest writes? Changes nothing."""
+
 class NodeAsyncStub:
     """What nodes say to each other, on a port of its own. One stream per direction and pair; every loss is allowed."""
 
@@ -33,6 +39,12 @@ class NodeAsyncStub:
         tidegrid.v1.ring_pb2.NodeMessage,
         tidegrid.v1.ring_pb2.NodeMessage,
     ]
+
+    Rehearse: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.ring_pb2.RehearseRequest,
+        tidegrid.v1.ring_pb2.RehearseReply,
+    ]
+    """Can you load this code, and what would it make of your newest writes? Changes nothing."""
 
 class NodeServicer(metaclass=abc.ABCMeta):
     """What nodes say to each other, on a port of its own. One stream per direction and pair; every loss is allowed."""
@@ -43,5 +55,13 @@ class NodeServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[tidegrid.v1.ring_pb2.NodeMessage],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[tidegrid.v1.ring_pb2.NodeMessage], collections.abc.AsyncIterator[tidegrid.v1.ring_pb2.NodeMessage]]: ...
+
+    @abc.abstractmethod
+    def Rehearse(
+        self,
+        request: tidegrid.v1.ring_pb2.RehearseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.ring_pb2.RehearseReply, collections.abc.Awaitable[tidegrid.v1.ring_pb2.RehearseReply]]:
+        """Can you load this code, and what would it make of your newest writes? Changes nothing."""
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Node
 from tidegrid.grid.journal.seam import Checkpoint, Fold, Log, Settled
 from tidegrid.grid.log.entry import Entry, LogRecord
-from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.errors import GridError, UnavailableError
 from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, NodeId, Position
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.rpc.exchange import Respond
@@ -35,6 +35,7 @@ from tidegrid.grid.runtime.driver import TURN_WRITES, Driver
 from tidegrid.grid.runtime.local_grid import LocalGrid
 from tidegrid.grid.runtime.peers import Peers
 from tidegrid.v1 import grid_pb2
+from tidegrid.v1.ring_pb2 import RehearseReply, RehearseRequest
 
 T = TypeVar("T")
 
@@ -214,6 +215,11 @@ class GatedPeers:
     def _send_late(self, to: NodeId, envelope: Envelope) -> None:
         if not self.gate.is_dead:  # it is on the wire: a pause does not hold it
             self._peers.send(to, envelope)
+
+    async def ask(self, to: NodeId, request: RehearseRequest, timeout: float) -> RehearseReply:
+        if not self.gate.is_open or self.gate.links.cut:
+            raise UnavailableError(f"node {to} cannot be reached", address="")
+        return await self._peers.ask(to, request, timeout)
 
     async def close(self) -> None:
         await self._peers.close()

@@ -207,6 +207,7 @@ def test_code_that_does_not_load_here_refuses_its_writers() -> None:
     stand = Stand(source=DERIVES)
     stand.node._catalogs.forget()
     stand.node._catalogs._newest = None
+    stand.node._catalogs._loaded.clear()
     broken = stand.node.control.deployments[-1]
     object.__setattr__(broken, "modules", (("module", "import nowhere_at_all"),))
     request = stand.put({"k": 1}, map_name="raw")

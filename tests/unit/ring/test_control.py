@@ -354,3 +354,32 @@ def test_what_acts_at_an_epoch_never_changes_once_that_epoch_can_be_stamped(
 @given(specs)
 def test_a_map_specification_survives_its_message(spec: MapSpec) -> None:
     assert spec_from(spec_message(spec)) == spec
+
+
+def test_a_deployment_says_when_by_whom_and_what_it_needs() -> None:
+    record = deploy("a", MapSpec("m"))
+    record.deploy.time_ms, record.deploy.by = 1_700_000_000_000, "me@here"
+    record.deploy.requirements.extend(["numpy>=1", "python>=3.11"])
+    state = folded(record, deploy("b"))
+    with_all, without = ControlState.from_bytes(state.to_bytes()).deployments
+    assert (with_all.time_ms, with_all.by, with_all.requirements) == (
+        1_700_000_000_000, "me@here", ("numpy>=1", "python>=3.11"),
+    )  # fmt: skip
+    assert (without.time_ms, without.by, without.requirements) == (0, "", ())
+    assert state == ControlState.from_bytes(state.to_bytes())
+
+
+def test_a_checkpoint_from_before_deployments_said_so_is_read() -> None:
+    state = folded(deploy("a", MapSpec("m")), deploy("b"))
+    plain = msgpack.unpackb(state.to_bytes())
+    plain[9][0] = [deployment[:6] for deployment in plain[9][0]]
+    read = ControlState.from_bytes(msgpack.packb(plain))
+    assert read == state and read.deployments[0].by == ""
+
+
+def test_a_deployment_may_change_the_schema_number_of_a_map() -> None:
+    state = folded(declare(MapSpec("m", schema=1)))
+    spec = MapSpec("m", schema=2)
+    assert state.conflict(spec) is not None and state.conflict(spec, deploy=True) is None
+    state.apply(Position(100), deploy("a", spec))
+    assert state.maps_at(Epoch(K - 1)) == {} and state.maps_at(Epoch(K))["m"].schema == 2

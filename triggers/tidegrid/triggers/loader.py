@@ -4,8 +4,8 @@ Each module gets a namespace of its own, under a name that no import statement c
 deployments, or two nodes in one process, never share a module. Whatever goes wrong while its code runs becomes a
 TriggerModuleError with module and line. KeyboardInterrupt alone passes.
 
-The source is run as it is recorded: what it *imports* is the node's own, so a module should import what is installed
-on every node, and nothing that changes.
+The source is run as it is recorded: modules of one deployment import one another (siblings.py), all else that is
+*imported* is the node's own, so a module should import what is installed on every node, and nothing that changes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tidegrid.grid.model.maps import MapSpec
 from tidegrid.triggers.blame import line_of, text_of
 from tidegrid.triggers.deployment import Deployment, Module, TriggerSpec, content_hash
 from tidegrid.triggers.resolve import LoadedModule, module_error, resolve
+from tidegrid.triggers.siblings import Prepare, Siblings
 from tidegrid.triggers.typed import converter
 
 NOTHING_KNOWN: Final[Mapping[str, MapSpec]] = MappingProxyType({})
@@ -33,7 +34,8 @@ def load_modules(modules: Iterable[tuple[str, str]], known: Mapping[str, MapSpec
     sources = tuple(Module(name, source) for name, source in modules)
     _check_module_names(sources)
     digest = content_hash(sources)
-    loaded = [LoadedModule(module.name, execute(module, digest)) for module in sources]
+    siblings = Siblings(sources, lambda module, prepare: execute(module, digest, prepare))
+    loaded = [LoadedModule(module.name, siblings.namespace(module.name)) for module in sources]
     return assemble(loaded, sources, known)
 
 
@@ -55,8 +57,8 @@ def assemble(
     return Deployment(modules=sources, maps=maps, triggers=triggers, hash=content_hash(sources), folds=folds)
 
 
-def execute(module: Module, digest: bytes) -> dict[str, Any]:
-    """Runs the module and returns its namespace. Raises TriggerModuleError."""
+def execute(module: Module, digest: bytes, prepare: Prepare = lambda _: None) -> dict[str, Any]:
+    """Runs the module and returns its namespace, which `prepare` sees first. Raises TriggerModuleError."""
     try:
         code = compile(module.source, f"<trigger module {module.name}>", "exec", dont_inherit=True)
     except SyntaxError as error:
@@ -64,6 +66,7 @@ def execute(module: Module, digest: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise module_error(module.name, 0, f"cannot be compiled: {text_of(error)}") from None
     python = ModuleType(f"tidegrid_deployed_{digest.hex()[:16]}.{module.name}")
+    prepare(python)
     namespace = python.__dict__
     sys.modules[python.__name__] = python  # dataclasses and type hints look their module up
     try:

@@ -36,10 +36,11 @@ def find_module(name: str | Path) -> Module:
         raise module_error(
             text, 0, "is neither a .py file nor the path of an installed module; write flights.py or package.flights"
         )
-    return Module(text, _read(_origin(text), text))
+    return Module(text, _read(origin_of(text), text))
 
 
-def _origin(name: str) -> Path:
+def origin_of(name: str) -> Path:
+    """The file of an installed module. Raises TriggerModuleError."""
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:

@@ -21,6 +21,7 @@ PORT_MAX: Final = 65_535
 PEER_PORT_OFFSET: Final = 1_000
 _WILDCARDS: Final = ("0.0.0.0", "::", "[::]", "")
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_LISTS: Final = ("triggers", "watch", "deploy_hashes")
 _BYTES: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
@@ -35,6 +36,9 @@ class ServeOptions:
     nodes: int = 1  # more: the work of one process is dealt to several owners, as in a cluster; one is fastest here
     partitions: int | None = None  # fixed for ever at the first start (16): more spread over more nodes, cost memory
     triggers: tuple[str, ...] = ()  # none: what is deployed stays
+    watch: tuple[str, ...] = ()  # for development: as triggers, and deployed again when the files change
+    deploy: str = "off"  # on: clients may deploy code; installed: only what is on the nodes, or in deploy_hashes
+    deploy_hashes: tuple[str, ...] = ()  # of deployments that "installed" lets through too, as a plan shows them
     tick_ms: float = 20.0  # between closes of epochs: shorter shows changes sooner, longer costs less when idle
     history_seconds: float = 3600.0  # versions kept in memory for as-of reads: longer costs memory
     history_bytes: int = 1 << 30  # and at most so much of them, per node
@@ -67,6 +71,16 @@ class ServeOptions:
             raise ConfigurationError(f"tick_ms is {self.tick_ms:g}; it lies between 1 and 60000 milliseconds")
         if self.history_bytes < 0 or self.checkpoint_bytes < 1:
             raise ConfigurationError("history_bytes is 0 or more, checkpoint_bytes is 1 or more")
+        if self.deploy not in ("off", "on", "installed"):
+            raise ConfigurationError(f"deploy is {self.deploy!r}; it is off, on or installed")
+        if self.deploy_hashes and self.deploy != "installed":
+            raise ConfigurationError(
+                'deploy_hashes (--allow-hash) go with deploy = "installed" (--allow-installed) alone'
+            )
+        if self.watch and self.triggers:
+            raise ConfigurationError(
+                "give either triggers (--triggers) or watch (--watch): watched code is deployed, too"
+            )
         if self.hold_seconds < 0:
             raise ConfigurationError("hold_seconds is 0 or more")
         return self
@@ -124,7 +138,7 @@ def _fields(parsed: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _typed(name: str, kind: str, value: Any, path: Path) -> Any:
     if name in ("history_bytes", "checkpoint_bytes"):
         return bytes_from(value)
-    if name == "triggers":
+    if name in _LISTS:
         names = [value] if isinstance(value, str) else value
         if isinstance(names, list) and all(isinstance(item, str) for item in names):
             return tuple(names)
@@ -141,6 +155,6 @@ def _place(name: str, value: Any, path: Path) -> Any:
     """Paths, those of trigger files too, as seen from the file."""
     if isinstance(value, Path):
         return path.parent / value
-    if name == "triggers":
+    if name in ("triggers", "watch"):
         return tuple(str(path.parent / item) if item.endswith(".py") or "/" in item else item for item in value)
     return value

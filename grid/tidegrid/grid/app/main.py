@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 from tidegrid.grid.app.commands.delete import delete
+from tidegrid.grid.app.commands.deploy import deploy
+from tidegrid.grid.app.commands.deployments import deployments
 from tidegrid.grid.app.commands.effects import effects
 from tidegrid.grid.app.commands.get import get
 from tidegrid.grid.app.commands.history import history
@@ -31,11 +33,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_RUN, _DATA, _FOLLOW = "Run", "Maps and data", "Follow and look"
+_RUN, _CODE, _DATA, _FOLLOW = "Run", "Trigger code", "Maps and data", "Follow and look"
 
 app.command(rich_help_panel=_RUN)(serve)
 app.command(rich_help_panel=_RUN)(verify)
 app.command(rich_help_panel=_RUN)(version)
+app.command(rich_help_panel=_CODE)(deploy)
+app.command(rich_help_panel=_CODE)(deployments)
 app.add_typer(maps, name="map", rich_help_panel=_DATA)
 for read_or_write in (load, put, delete, get, scan, history):
     app.command(rich_help_panel=_DATA)(read_or_write)

@@ -25,15 +25,17 @@ from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.ids import NodeId
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.rpc.deploying import Deploying
 from tidegrid.grid.rpc.grid_service import GridService
 from tidegrid.grid.rpc.peers import GrpcPeers
 from tidegrid.grid.rpc.server import NodeServer
 from tidegrid.grid.rpc.tls import TlsFiles
+from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
 from tidegrid.grid.runtime.opening import Progress
 from tidegrid.grid.runtime.peers import Peers
-from tidegrid.triggers.sources import find_modules
+from tidegrid.triggers.packages import find_sources
 
 READY_SECONDS = 60.0  # for what is declared to be in force: a few rounds of the token
 GRACE_SECONDS = 0.5  # for answers on their way to clients when the servers end
@@ -56,6 +58,7 @@ class Serving:
         self._servers: list[NodeServer] = []
         self._peers: list[GrpcPeers] = []
         self._drivers: dict[NodeId, Driver] = {}
+        self._services: dict[NodeId, GridService] = {}
         self._grid: LocalGrid | None = None
         self.nodes: tuple[ServedNode, ...] = ()
 
@@ -66,7 +69,7 @@ class Serving:
 
     async def open(self, progress: Progress | None) -> None:
         options = self.options
-        modules = find_modules(options.triggers) if options.triggers else None
+        modules = find_sources(options.triggers) if options.triggers else None
         for number in range(options.nodes):
             server = NodeServer(self._tls, self._grid_options.limits)
             self._servers.append(server)
@@ -87,10 +90,16 @@ class Serving:
             progress,
         )
         for me, driver in self._drivers.items():
-            await self._servers[me].start(GridService(self._grid, driver), driver)
+            service = self._services[me] = GridService(self._grid, driver)
+            await self._servers[me].start(service, driver)
         await self._grid.ready(READY_SECONDS)
         if options.ready_file is not None:
             write_ready_file(options.ready_file, self.describe())
+
+    @property
+    def deploying(self) -> Deploying:
+        """That of the first node."""
+        return self._services[NodeId(0)].deploying
 
     def describe(self) -> dict[str, object]:
         """What scripts need to know of it."""
@@ -159,6 +168,7 @@ def grid_options(options: ServeOptions) -> GridOptions:
         checkpoint_bytes=options.checkpoint_bytes,
         strict=options.strict,
         limits=Limits(hold_seconds_max=options.hold_seconds),
+        deploy=DeployRules(DeployPolicy(options.deploy), options.deploy_hashes),
     ).validate()
 
 

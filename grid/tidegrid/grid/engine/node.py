@@ -143,7 +143,8 @@ class Node:
         return self._catalogs.at(self.ring.epoch)
 
     def take(self) -> list[Effect]:
-        """The effects since the last call, in the order in which to perform them."""
+        """The effects since the last call, in the order in which to perform them. Raises as `Catalogs.check`."""
+        self._catalogs.check()
         self.post.routed()
         self._collect_ring()
         effects, self._effects[:] = list(self._effects), []

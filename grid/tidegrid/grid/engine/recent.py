@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
@@ -60,6 +60,10 @@ class RecentFrames:
         first = bisect_right(frames, after, key=_effective)
         last = bisect_right(frames, through, lo=first, key=_effective)
         return [frames[at] for at in range(first, last)]
+
+    def newest_first(self) -> Iterator[LandedFrame]:
+        """Not to be advanced once another frame was added."""
+        return reversed(self._frames)
 
 
 def _order(frame: LandedFrame) -> tuple[Epoch, PartitionId, Position]:

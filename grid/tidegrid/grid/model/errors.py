@@ -195,6 +195,41 @@ class EffectFailedError(CallerError):
     code = "EFFECT_FAILED"
 
 
+class DeployNotAllowedError(CallerError):
+    """This grid does not take trigger code over the network, or not this code. Fields: hash (hex), node."""
+
+    code = "DEPLOY_NOT_ALLOWED"
+
+
+class DeployRefusedError(CallerError):
+    """A node cannot run the code, so it is not deployed. Fields: node, reason."""
+
+    code = "DEPLOY_REFUSED"
+
+    @classmethod
+    def of(cls, node: int, reason: str) -> DeployRefusedError:
+        return cls(
+            f"nothing was deployed, since node {node} cannot take it: {reason}",
+            node=node,
+            reason=reason,
+        )
+
+
+class StalePlanError(CallerError):
+    """What a plan was made for is not what there is any more. Fields: plan, now."""
+
+    code = "STALE_PLAN"
+
+    @classmethod
+    def of(cls, plan: str, now: str) -> StalePlanError:
+        return cls(
+            f"plan {plan} is out of date: code or maps have been declared since, or it was made for other code; "
+            "look at a new plan, and deploy that",
+            plan=plan,
+            now=now,
+        )
+
+
 class NotSupportedError(CallerError):
     code = "NOT_SUPPORTED"
 

@@ -356,6 +356,9 @@ class ControlState:
             self.limit,
             position,
             deploy.python,
+            deploy.time_ms,
+            deploy.by,
+            tuple(deploy.requirements),
         )
         known = dict(self.declared)
         self._declarations.deploy(deployment)

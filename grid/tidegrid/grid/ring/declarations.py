@@ -5,7 +5,8 @@ stamped that epoch without having read the record, so everything here is a funct
 
 Invariants: activations never decrease in log order (the limit never does); between two activations the maps in
 force do not change, so `maps_at` answers from one dictionary per interval; a map name keeps the first specification
-it was declared with, except that a deployment may turn a map derived, or direct again.
+it was declared with, except that a deployment may turn a map derived, or direct again, and give it another schema
+number.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _NO_MAPS: Mapping[str, MapSpec] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A set of trigger modules. `modules` are (name, source); `maps` are what they declare."""
+    """A set of trigger modules. `modules` are (name, source); `maps` are what they declare.
+
+    `time_ms`, `by` and `requirements` are for people and for checks; records of before they were kept have none.
+    """
 
     hash: bytes
     modules: tuple[tuple[str, str], ...]
@@ -33,6 +37,9 @@ class Deployment:
     acts_at: Epoch
     position: Position
     python: str = ""
+    time_ms: int = 0
+    by: str = ""
+    requirements: tuple[str, ...] = ()
 
 
 class Declarations:
@@ -96,7 +103,9 @@ class Declarations:
     def conflict(self, spec: MapSpec, *, deploy: bool = False) -> str | None:
         """Why `spec` cannot be declared, in words; None if it can, or if it is declared already just so."""
         known = self._specs.get(spec.name)
-        if known is None or known == spec or (deploy and replace(known, derived=spec.derived) == spec):
+        if known is None or known == spec:
+            return None
+        if deploy and replace(known, derived=spec.derived, schema=spec.schema) == spec:
             return None
         differing = [
             f"{name} {getattr(known, name)!r}, not {getattr(spec, name)!r}"
@@ -134,7 +143,8 @@ class Declarations:
 
     def to_plain(self) -> list[object]:
         return [
-            [[d.hash, [list(m) for m in d.modules], [_spec_plain(s) for s in d.maps], d.acts_at, d.position, d.python]
+            [[d.hash, [list(m) for m in d.modules], [_spec_plain(s) for s in d.maps], d.acts_at, d.position, d.python,
+              d.time_ms, d.by, list(d.requirements)]
              for d in self._deployments],
             [[epoch, [_spec_plain(maps[name]) for name in sorted(maps)]]
              for epoch, maps in zip(self._map_epochs, self._intervals, strict=True)],
@@ -145,7 +155,8 @@ class Declarations:
     def from_plain(cls, plain: list[object]) -> Declarations:
         made = cls()
         deployments, intervals, activations = plain
-        for hash_, modules, maps, acts_at, position, python in deployments:  # type: ignore[attr-defined]
+        for hash_, modules, maps, acts_at, position, python, *noted in deployments:  # type: ignore[attr-defined]
+            time_ms, by, requirements = noted or (0, "", ())  # checkpoints of before have no more
             made._deployments.append(
                 Deployment(
                     hash_,
@@ -154,6 +165,9 @@ class Declarations:
                     Epoch(acts_at),
                     Position(position),
                     python,
+                    time_ms,
+                    by,
+                    tuple(requirements),
                 )
             )
             made._deployment_epochs.append(Epoch(acts_at))

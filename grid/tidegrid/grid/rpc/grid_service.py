@@ -14,9 +14,11 @@ from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequ
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.ring.declarations import spec_from, spec_message
+from tidegrid.grid.rpc.deploying import Deploying
 from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT, ExchangeCall, Respond
 from tidegrid.grid.rpc.feeds import Feeds
 from tidegrid.grid.rpc.json_gateway import JsonGateway
+from tidegrid.grid.rpc.rehearsing import Rehearsing
 from tidegrid.grid.rpc.status import node_status
 from tidegrid.grid.rpc.wire import (
     carry_message,
@@ -54,6 +56,14 @@ class GridService:
             "Put": self._json.put,
             "Delete": self._json.delete,
             "Get": self._json.get,
+        }
+        self._rehearsing = Rehearsing(driver, grid, self.feeds)
+        self.rehearse = self._rehearsing.rehearse
+        self.deploying = Deploying(grid, driver, self._rehearsing)
+        self.unary |= {
+            "PlanDeploy": self.deploying.plan_deploy,
+            "Deploy": self.deploying.deploy,
+            "Deployments": self.deploying.deployments,
         }
 
     def carry(self) -> grid_pb2.Carry:

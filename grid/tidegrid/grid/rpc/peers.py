@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from tidegrid.grid.model.errors import DeadlineError, UnavailableError
 from tidegrid.grid.model.ids import NodeId
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.rpc.tls import TlsFiles
@@ -22,6 +23,8 @@ from tidegrid.v1 import ring_pb2
 NODE_SERVICE = "tidegrid.v1.Node"
 LINK = "Link"
 LINK_METHOD = f"/{NODE_SERVICE}/{LINK}"
+REHEARSE = "Rehearse"
+REHEARSE_METHOD = f"/{NODE_SERVICE}/{REHEARSE}"
 OUTBOX_MAX = 256
 RECONNECT_SECONDS = 0.2
 
@@ -45,11 +48,42 @@ class GrpcPeers:
             link = self._links[to] = _Link(address, self._credentials)
         link.send(envelope.to_message())
 
+    async def ask(self, to: NodeId, request: ring_pb2.RehearseRequest, timeout: float) -> ring_pb2.RehearseReply:
+        """Seldom, so each has a connection of its own."""
+        address = self._address_of(to)
+        if not address:
+            raise UnavailableError(f"node {to} is not in the view", address="")
+        async with _channel(address, self._credentials) as channel:
+            call: Any = channel.unary_unary(
+                REHEARSE_METHOD,
+                request_serializer=ring_pb2.RehearseRequest.SerializeToString,
+                response_deserializer=ring_pb2.RehearseReply.FromString,
+            )
+            try:
+                reply: ring_pb2.RehearseReply = await call(request, timeout=timeout, wait_for_ready=True)
+            except grpc.aio.AioRpcError as problem:
+                if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise DeadlineError(f"node {to} at {address} did not answer within {timeout:g} s") from None
+                raise UnavailableError(
+                    f"node {to} at {address} does not answer: {problem.details()}", address=address
+                ) from None
+        return reply
+
     async def close(self) -> None:
         links, self._links = list(self._links.values()), {}
         for link in links:
             link.cancel()
         await asyncio.gather(*(link.task for link in links), return_exceptions=True)
+
+
+def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    options: list[tuple[str, Any]] = [
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 class _Link:
@@ -70,15 +104,7 @@ class _Link:
         self.task.cancel()
 
     async def _run(self) -> None:
-        options: list[tuple[str, Any]] = [
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ]
-        if self._credentials is None:
-            channel = grpc.aio.insecure_channel(self.address, options=options)
-        else:
-            channel = grpc.aio.secure_channel(self.address, self._credentials, options=options)
-        async with channel:
+        async with _channel(self.address, self._credentials) as channel:
             while not self._closed:
                 link: Any = channel.stream_stream(
                     LINK_METHOD,

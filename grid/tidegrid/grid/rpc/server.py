@@ -13,7 +13,7 @@ from tidegrid.grid.model.errors import FormatError, InUseError
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.rpc.grid_service import GridService
-from tidegrid.grid.rpc.peers import LINK, NODE_SERVICE
+from tidegrid.grid.rpc.peers import LINK, NODE_SERVICE, REHEARSE
 from tidegrid.grid.rpc.tls import TlsFiles
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.v1 import grid_pb2, ring_pb2
@@ -33,6 +33,9 @@ _UNARY = {
     "Put": grid_pb2.PutRequest,
     "Delete": grid_pb2.DeleteRequest,
     "Get": grid_pb2.GetRequest,
+    "PlanDeploy": grid_pb2.PlanDeployRequest,
+    "Deploy": grid_pb2.DeployRequest,
+    "Deployments": grid_pb2.DeploymentsRequest,
 }
 
 
@@ -182,9 +185,8 @@ class NodeServer:
         handlers["Exchange"] = _exchange_handler(service)
         handlers["Subscribe"] = _subscribe_handler(service)
         self._clients.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(GRID_SERVICE, handlers),))
-        self._peers.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(NODE_SERVICE, {LINK: _link_handler(driver)}),)
-        )
+        nodes = {LINK: _link_handler(driver), REHEARSE: _unary_handler(service.rehearse, ring_pb2.RehearseRequest)}
+        self._peers.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NODE_SERVICE, nodes),))
         await self._peers.start()
         await self._clients.start()
 

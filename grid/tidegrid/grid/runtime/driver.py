@@ -30,10 +30,11 @@ from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
-from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, PartitionId, Position, partition_log
+from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, NodeId, PartitionId, Position, partition_log
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.peers import Peers
+from tidegrid.v1.ring_pb2 import RehearseReply, RehearseRequest
 
 CONTROL_READ_BYTES = 1024 * 1024
 LOG_READ_BYTES = 1024 * 1024  # replayed in one go by a partition that is being opened: others wait so long
@@ -88,6 +89,10 @@ class Driver:
         if not self._stopped:
             self.node.message(self._clock.instant(), envelope)
             self._soon()
+
+    async def ask(self, to: NodeId, request: RehearseRequest, timeout: float) -> RehearseReply:
+        """Another node. Raises UnavailableError, DeadlineError."""
+        return await self._peers.ask(to, request, timeout)
 
     def instant(self) -> Instant:
         return self._clock.instant()

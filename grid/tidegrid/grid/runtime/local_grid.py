@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from tidegrid.grid.engine.node import Node
 from tidegrid.grid.engine.reads import CloseRequest
 from tidegrid.grid.engine.retention import RetentionOptions
 from tidegrid.grid.journal.seam import Log
-from tidegrid.grid.model.errors import ConfigurationError, GridError, MapExistsError, TriggerModuleError
+from tidegrid.grid.model.errors import ConfigurationError, GridError, MapExistsError
 from tidegrid.grid.model.ids import Epoch, NodeId
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapSpec
@@ -28,6 +27,7 @@ from tidegrid.grid.ring.local import RingOptions
 from tidegrid.grid.ring.view import Member
 from tidegrid.grid.runtime.checkpointing import Checkpointing
 from tidegrid.grid.runtime.clock import Clock, SystemClock
+from tidegrid.grid.runtime.deployments import DeployRules, append_deploy, check_deployed, load_beside, this_user
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.opening import (
     NodeOptions,
@@ -39,8 +39,8 @@ from tidegrid.grid.runtime.opening import (
     start_together,
 )
 from tidegrid.grid.runtime.peers import Peers
-from tidegrid.triggers.loader import load_modules
-from tidegrid.v1.control_pb2 import ControlRecord, Deploy, GridCreated, MapDeclared, Module
+from tidegrid.triggers.deployment import Module
+from tidegrid.v1.control_pb2 import ControlRecord, GridCreated, MapDeclared
 
 FORMAT = 1
 
@@ -61,6 +61,7 @@ class GridOptions:
     drain_seconds: float = 10.0
     strict: bool = False  # finds triggers that break their contract, at more than twice their cost: for development
     limits: Limits = field(default_factory=Limits)
+    deploy: DeployRules = field(default_factory=DeployRules)
 
     def validate(self) -> GridOptions:
         """Returns itself. Raises ConfigurationError."""
@@ -79,6 +80,7 @@ class GridOptions:
         if self.limit_span < 3:
             raise ConfigurationError("limit_span is at least 3, or time cannot advance")
         RetentionOptions(self.history_seconds, self.history_bytes_max).validate()
+        self.deploy.validate()
         return self
 
     def node_options(self) -> NodeOptions:
@@ -101,6 +103,7 @@ class LocalGrid:
         self.drivers: list[Driver] = []
         self.failure: GridError | None = None
         self.failed = asyncio.Event()
+        self.own_code: set[bytes] = set()  # hashes of what the operator of this process deploys, whatever clients may
         self._checkpointing: Checkpointing | None = None
         self._checkpoint_task: asyncio.Task[None] | None = None
         self._closed = False
@@ -128,6 +131,7 @@ class LocalGrid:
             await grid._create()
             if modules is not None:
                 await grid._deploy(modules)
+            await check_deployed(log, NodeId(0), options.limits)
             members = [await new_member(log, NodeId(number), *addresses[number]) for number in range(options.nodes)]
             await start_together(log, members)
             for member in members:
@@ -143,6 +147,7 @@ class LocalGrid:
 
     async def add_node(self, number: NodeId, address: str, peer_address: str, peers: Peers) -> Driver:
         """Starts a node, as a new incarnation if it was there before: it joins, and takes over its share, by itself."""
+        await check_deployed(self.log, number, self.options.limits)
         return await self._start(await new_member(self.log, number, address, peer_address), peers)
 
     async def _start(self, member: Member, peers: Peers) -> Driver:
@@ -183,26 +188,11 @@ class LocalGrid:
 
     async def _deploy(self, modules: Sequence[tuple[str, str]]) -> None:
         """Records the code before any node serves; nothing to do when it is what is deployed already."""
-
-        def make(control: ControlState) -> ControlRecord | None:
-            deployment = load_modules(modules, control.declared)
-            newest = control.deployments[-1] if control.deployments else None
-            if newest is not None and newest.hash == deployment.hash:
-                return None
-            for spec in deployment.maps:
-                reason = control.conflict(spec, deploy=True)
-                if reason is not None:
-                    raise TriggerModuleError(reason, map=spec.name)
-            return ControlRecord(
-                deploy=Deploy(
-                    hash=deployment.hash,
-                    modules=[Module(name=name, source=source) for name, source in modules],
-                    maps=[spec_message(spec) for spec in deployment.maps],
-                    python=platform.python_version(),
-                )
-            )
-
-        await append_control(self.log, await fold_control(self.log), make)
+        control = await fold_control(self.log)
+        sources = [Module(name, source) for name, source in modules]
+        deployment, _ = await load_beside(sources, control.declared, control.partitions, self.options.limits)
+        by, time_ms = f"{this_user()}, at the start of the grid", self.clock.instant().time_ms
+        await append_deploy(self.log, deployment, by, time_ms)
 
     def _node_failed(self, error: GridError) -> None:
         self.failure = self.failure or error

@@ -66,6 +66,34 @@ def serve(
             "Without it, what is deployed stays.",
         ),
     ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--watch", "-w", metavar="FILE_OR_MODULE", rich_help_panel=_NODES,
+            help="For development: as --triggers, and deployed again whenever its files change. Repeatable.",
+        ),
+    ] = None,
+    allow_deploy: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-deploy", rich_help_panel=_NODES,
+            help="Clients may deploy trigger code, which runs in this process: whoever reaches the port is trusted with all.",
+        ),
+    ] = None,
+    allow_installed: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-installed", rich_help_panel=_NODES,
+            help="Clients may deploy code that is installed here with the same text, and no other.",
+        ),
+    ] = None,
+    allow_hash: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-hash", metavar="HASH", rich_help_panel=_NODES,
+            help="And code with this content hash, as a plan shows it. Repeatable; implies --allow-installed.",
+        ),
+    ] = None,
     tick_ms: Annotated[
         float | None,
         typer.Option(
@@ -160,6 +188,8 @@ def serve(
     Examples:
       $ tidegrid serve
       $ tidegrid serve --triggers flights.py --data /var/lib/tidegrid
+      $ tidegrid serve --watch flights.py --memory
+      $ tidegrid serve --allow-deploy
       $ tidegrid serve --nodes 3 --port 7500
       $ tidegrid serve --memory --port 0 --ready-file grid.json
       $ tidegrid serve --config tidegrid.toml
@@ -175,7 +205,9 @@ def serve(
         "data": data, "memory": memory, "nodes": nodes, "partitions": partitions, "tick_ms": tick_ms, "host": host,
         "triggers": tuple(triggers) if triggers else None, "history_seconds": history_seconds, "port": port,
         "history_bytes": None if history_bytes is None else bytes_from(history_bytes), "peer_port": peer_port,
-        "hold_seconds": hold_seconds,
+        "hold_seconds": hold_seconds, "watch": tuple(watch) if watch else None,
+        "deploy": "on" if allow_deploy else "installed" if allow_installed or allow_hash else None,
+        "deploy_hashes": tuple(allow_hash) if allow_hash else None,
         "checkpoint_bytes": None if checkpoint_bytes is None else bytes_from(checkpoint_bytes), "advertise": advertise,
         "tls_cert": tls_cert, "tls_key": tls_key, "tls_ca": tls_ca, "ready_file": ready_file, "verbose": verbose,
         "strict": strict,
@@ -212,8 +244,19 @@ async def _serve(output: Output, options: ServeOptions) -> ExitCode:
         finally:
             progress.end()
         freeze_gc()
+        watching: asyncio.Task[None] | None = None
+        if options.watch:
+            from tidegrid.grid.app.watching import Watch
+
+            watch = Watch(options.watch, serving.grid, serving.deploying, output.note)
+            await watch.deploy()
+            watching = asyncio.create_task(watch.run())
         _announce(output, serving)
-        await _until_stopped(stopping, serving.grid)
+        try:
+            await _until_stopped(stopping, serving.grid)
+        finally:
+            if watching is not None:
+                watching.cancel()
     output.note("stopped")
     return ExitCode.OK
 
