@@ -187,6 +187,8 @@ class Rehearsal:
         session = runtime.bind(frame, _Before(write, self._references))
         result = session.activate(program, write.op, write.key, write.value, write.version, write.schema)
         session.end()
+        if isinstance(result, list):
+            result += [output for _, _, output in session.routed]
         return result
 
     def _is_unhandled(self, write: SampledWrite) -> bool:
