@@ -11,6 +11,7 @@ from tidegrid.client.grpc_transport import TlsOptions
 from tidegrid.client.history import Version
 from tidegrid.client.holds import Hold
 from tidegrid.client.map import Map
+from tidegrid.client.parked import ParkedWrite, Redriven
 from tidegrid.client.session import NamedSession
 from tidegrid.client.snapshot import Snapshot, SnapshotMap
 from tidegrid.client.token import Token
@@ -35,6 +36,8 @@ __all__ = [
     "NamedSession",
     "Outcome",
     "Outcomes",
+    "ParkedWrite",
+    "Redriven",
     "Snapshot",
     "SnapshotMap",
     "TlsOptions",

@@ -56,7 +56,7 @@ class Futures:
     def accepted(self, versions: Sequence[int], epoch: Epoch) -> None:
         for future, version in zip(self.futures, versions, strict=True):
             if not future.done():
-                future.set_result(_new_ack(Ack, (version, epoch, False)))
+                future.set_result(_new_ack(Ack, (version, epoch, False, None)))
 
     def deliver(self, index: int, outcome: Outcome) -> None:
         future = self.futures[index]
@@ -159,7 +159,12 @@ class Batch:
             )
             return []
         self.settled = True
-        if not answer.errors and not answer.repeated_at and list(answer.epoch_counts) == [len(versions)]:
+        if (
+            not answer.errors
+            and not answer.repeated_at
+            and not answer.parked
+            and list(answer.epoch_counts) == [len(versions)]
+        ):
             self.sequences.answered(self.first)
             self.receiver.accepted(versions, Epoch(answer.epochs[0]))
             return []
@@ -172,13 +177,14 @@ class Batch:
             self.problem = next(iter(errors.values()))
             return [self]
         repeated = set(answer.repeated_at)
+        parked = {row.index: row.text for row in answer.parked}
         epochs = [epoch for epoch, count in zip(answer.epochs, answer.epoch_counts, strict=True) for _ in range(count)]
         epochs += [0] * (len(answer.versions) - len(epochs))
         refused: list[int] = []
         for index, (version, epoch) in enumerate(zip(answer.versions, epochs, strict=True)):
             error = errors.get(index)
             if error is None:
-                self.receiver.deliver(index, Ack(version, Epoch(epoch), index in repeated))
+                self.receiver.deliver(index, Ack(version, Epoch(epoch), index in repeated, parked.get(index)))
             elif isinstance(error, RETRYABLE):
                 refused.append(index)
             else:

@@ -32,7 +32,7 @@ CHUNK_WRITES: Final = 2_000  # per owner: the largest frame
 class Outcomes(Sequence[Outcome]):
     """What became of consecutive rows, from row number `first` on: as a sequence of Ack or GridError, or in columns."""
 
-    __slots__ = ("epochs", "errors", "first", "repeated", "versions")
+    __slots__ = ("epochs", "errors", "first", "parked", "repeated", "versions")
 
     def __init__(self, first: int, count: int) -> None:
         self.first = first
@@ -40,6 +40,7 @@ class Outcomes(Sequence[Outcome]):
         self.epochs = [Epoch(0)] * count
         self.errors: dict[int, GridError] = {}
         self.repeated: set[int] = set()
+        self.parked: dict[int, str] = {}
 
     @property
     def accepted(self) -> int:
@@ -63,10 +64,12 @@ class Outcomes(Sequence[Outcome]):
         if index < 0:
             index += len(self.versions)
         error = self.errors.get(index)
-        return error if error is not None else Ack(self.versions[index], self.epochs[index], index in self.repeated)
+        if error is not None:
+            return error
+        return Ack(self.versions[index], self.epochs[index], index in self.repeated, self.parked.get(index))
 
     def __iter__(self) -> Iterator[Outcome]:
-        if self.errors or self.repeated:
+        if self.errors or self.repeated or self.parked:
             return map(self.__getitem__, range(len(self.versions)))
         return map(Ack, self.versions, self.epochs)
 
@@ -117,6 +120,8 @@ class _Part:
             outcomes.versions[row], outcomes.epochs[row] = outcome.version, outcome.epoch
             if outcome.repeated:
                 outcomes.repeated.add(row)
+            if outcome.parked is not None:
+                outcomes.parked[row] = outcome.parked
         self._chunk.answered(1)
 
     def fail(self, error: GridError) -> None:

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 from tidegrid.client.batch import not_sent
 from tidegrid.client.dispatcher import Dispatcher, backoff, closed_error
+from tidegrid.client.entry import Ack
 from tidegrid.client.errors import ELSEWHERE, NOT_STORED, error_of
 from tidegrid.client.map import Map
 from tidegrid.client.session import Sequences, Sessions
@@ -86,8 +87,8 @@ class Commits:
         self._partition_of: dict[int, Callable[[bytes], PartitionId]] = {}  # by affinity
         self._loop = asyncio.get_running_loop()
 
-    async def commit(self, writes: Sequence[GroupWrite], until: float) -> tuple[Epoch, list[int]]:
-        """The epoch of all, and their versions in order; `until` is a time of the event loop.
+    async def commit(self, writes: Sequence[GroupWrite], until: float) -> tuple[Epoch, tuple[Ack, ...]]:
+        """The epoch of all, and what each is told, in order; `until` is a time of the event loop.
 
         Raises GroupRefusedError, UnknownMapError, DerivedMapError, TooLargeError, OutcomeUnknownError, DeadlineError.
         """
@@ -144,7 +145,7 @@ class Commits:
 
     def _outcome(
         self, writes: Sequence[GroupWrite], parts: Sequence[_Part], reply: grid_pb2.CommitReply
-    ) -> tuple[Epoch, list[int]]:
+    ) -> tuple[Epoch, tuple[Ack, ...]]:
         lengths = [len(part.at) for part in parts]
         if reply.errors and all(e.batch < len(parts) and e.row < lengths[e.batch] for e in reply.errors):
             found = sorted((parts[error.batch].at[error.row], error.error) for error in reply.errors)
@@ -160,7 +161,11 @@ class Commits:
         for part, answer in zip(parts, reply.versions, strict=True):
             for at, version in zip(part.at, answer.versions, strict=True):
                 versions[at] = version
-        return epoch, versions
+        texts: dict[int, str] = {}
+        for one in reply.parked:
+            if one.batch < len(parts) and one.row < lengths[one.batch]:
+                texts[parts[one.batch].at[one.row]] = one.message
+        return epoch, tuple(Ack(version, epoch, False, texts.get(at)) for at, version in enumerate(versions))
 
 
 class _Attempts:

@@ -13,12 +13,15 @@ from tidegrid.grid.model.values import decode_value
 class Ack(NamedTuple):
     """The write is durable. `epoch` is when every reader, event and replica sees it.
 
-    `repeated`: an earlier request had already done it; `version` is 0 if that one's details are forgotten.
+    `repeated`: an earlier request had already done it; `version` is 0 if that one's details are forgotten. `parked`: the
+    write is stored, but a trigger failed on it, with this message, so nothing of what follows from it is there
+    (`Grid.parked`); not known of a repeated one.
     """
 
     version: int
     epoch: Epoch
     repeated: bool = False
+    parked: str | None = None
 
 
 Outcome = Ack | GridError

@@ -35,6 +35,7 @@ from tidegrid.client.grpc_transport import GrpcTransport, TlsOptions
 from tidegrid.client.holds import HOLD_SECONDS, Hold, holding
 from tidegrid.client.map import Map
 from tidegrid.client.moment import check_number
+from tidegrid.client.parked import ParkedWrite, Redriven, parked, redrive
 from tidegrid.client.routing import spec_message
 from tidegrid.client.snapshot import Snapshot, held_later
 from tidegrid.client.token import Token, token_of
@@ -257,6 +258,31 @@ class Grid:
     async def deployments(self, *, deadline: float | None = None) -> list[DeploymentEntry]:
         """The deployments there have been, oldest first."""
         return await deployments(self._dispatcher, self._until(deadline))
+
+    async def parked(self, map: str | None = None, *, deadline: float | None = None) -> list[ParkedWrite]:
+        """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all."""
+        return await parked(self._dispatcher, map, self._until(deadline))
+
+    async def redrive(
+        self,
+        *ids: str,
+        map: str | None = None,
+        all: bool = False,
+        force: bool = False,
+        drop: bool = False,
+        deadline: float | None = None,
+    ) -> list[Redriven]:
+        """Runs the triggers in force now on parked writes again: those of these ids, of a map, or all.
+
+        Their outputs are of the epoch of now. One whose key has a later version is refused as "superseded", since old
+        outputs would go over newer ones: `force` does it all the same. `drop` forgets them, and makes nothing of them.
+        Raises CallerError.
+        """
+        if bool(ids) + (map is not None) + all != 1:
+            raise CallerError("say which parked writes: by their ids, map=..., or all=True")
+        until = self._until(deadline)
+        chosen = ids or [write.id for write in await parked(self._dispatcher, map, until)]
+        return await redrive(self._dispatcher, chosen, force=force, drop=drop, until=until)
 
     async def status(self, *, deadline: float | None = None) -> list[MemberStatus]:
         """What every member says of itself; one that does not answer has its error there."""

@@ -143,8 +143,8 @@ class CommitGroup:
             self._outcome = _NOTHING
             return
         until = asyncio.get_running_loop().time() + self._deadline
-        epoch, versions = await self._commits.commit(self._writes, until)
-        self._outcome = GroupOutcome(epoch, tuple(Ack(version, epoch) for version in versions))
+        epoch, acks = await self._commits.commit(self._writes, until)
+        self._outcome = GroupOutcome(epoch, acks)
         if self._ack == "closed":
             await self._wait_closed(epoch, until - asyncio.get_running_loop().time())
 

@@ -292,6 +292,24 @@ class IndexedError(google.protobuf.message.Message):
 global___IndexedError = IndexedError
 
 @typing.final
+class IndexedText(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    text: builtins.str
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "text", b"text"]) -> None: ...
+
+global___IndexedText = IndexedText
+
+@typing.final
 class WriteAnswer(google.protobuf.message.Message):
     """Answer to one WriteBatch. `versions` has one element per write: 0 where there is an error, and where the write
     was accepted by an earlier request whose details are forgotten.
@@ -304,6 +322,7 @@ class WriteAnswer(google.protobuf.message.Message):
     EPOCH_COUNTS_FIELD_NUMBER: builtins.int
     ERRORS_FIELD_NUMBER: builtins.int
     REPEATED_AT_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
     @property
     def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
@@ -320,6 +339,10 @@ class WriteAnswer(google.protobuf.message.Message):
     def repeated_at(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """indexes answered from request memory"""
 
+    @property
+    def parked(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IndexedText]:
+        """stored, but without outputs: what their trigger said when it failed"""
+
     def __init__(
         self,
         *,
@@ -328,8 +351,9 @@ class WriteAnswer(google.protobuf.message.Message):
         epoch_counts: collections.abc.Iterable[builtins.int] | None = ...,
         errors: collections.abc.Iterable[global___IndexedError] | None = ...,
         repeated_at: collections.abc.Iterable[builtins.int] | None = ...,
+        parked: collections.abc.Iterable[global___IndexedText] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch_counts", b"epoch_counts", "epochs", b"epochs", "errors", b"errors", "repeated_at", b"repeated_at", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch_counts", b"epoch_counts", "epochs", b"epochs", "errors", b"errors", "parked", b"parked", "repeated_at", b"repeated_at", "versions", b"versions"]) -> None: ...
 
 global___WriteAnswer = WriteAnswer
 
@@ -479,6 +503,27 @@ class CommitError(google.protobuf.message.Message):
 global___CommitError = CommitError
 
 @typing.final
+class CommitParked(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: builtins.int
+    ROW_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    batch: builtins.int
+    row: builtins.int
+    message: builtins.str
+    def __init__(
+        self,
+        *,
+        batch: builtins.int = ...,
+        row: builtins.int = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "message", b"message", "row", b"row"]) -> None: ...
+
+global___CommitParked = CommitParked
+
+@typing.final
 class CommitReply(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -487,6 +532,7 @@ class CommitReply(google.protobuf.message.Message):
     VERSIONS_FIELD_NUMBER: builtins.int
     ERRORS_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
     epoch: builtins.int
     """of all writes; 0: nothing was stored, see `errors` and `error`"""
     @property
@@ -503,6 +549,10 @@ class CommitReply(google.protobuf.message.Message):
     def error(self) -> tidegrid.v1.errors_pb2.Error:
         """of the whole"""
 
+    @property
+    def parked(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CommitParked]:
+        """writes that are stored without outputs"""
+
     def __init__(
         self,
         *,
@@ -511,9 +561,10 @@ class CommitReply(google.protobuf.message.Message):
         versions: collections.abc.Iterable[global___CommitVersions] | None = ...,
         errors: collections.abc.Iterable[global___CommitError] | None = ...,
         error: tidegrid.v1.errors_pb2.Error | None = ...,
+        parked: collections.abc.Iterable[global___CommitParked] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error", "errors", b"errors", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error", "errors", b"errors", "parked", b"parked", "versions", b"versions"]) -> None: ...
 
 global___CommitReply = CommitReply
 
@@ -1070,6 +1121,251 @@ class HoldReply(google.protobuf.message.Message):
 global___HoldReply = HoldReply
 
 @typing.final
+class ParkedId(google.protobuf.message.Message):
+    """Names a parked row: the position of its record in the partition's log, and its place there."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: builtins.int
+    ROW_FIELD_NUMBER: builtins.int
+    position: builtins.int
+    row: builtins.int
+    def __init__(
+        self,
+        *,
+        position: builtins.int = ...,
+        row: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["position", b"position", "row", b"row"]) -> None: ...
+
+global___ParkedId = ParkedId
+
+@typing.final
+class ParkedWrite(google.protobuf.message.Message):
+    """A row that is stored, and whose triggers failed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    MAP_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    OP_FIELD_NUMBER: builtins.int
+    SCHEMA_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    ROUTED_FIELD_NUMBER: builtins.int
+    TRIGGER_FIELD_NUMBER: builtins.int
+    MODULE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    TRIES_FIELD_NUMBER: builtins.int
+    SUPERSEDED_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    map: builtins.str
+    key: builtins.bytes
+    op: builtins.int
+    """1 put, 2 delete, 3 event"""
+    schema: builtins.int
+    version: builtins.int
+    epoch: builtins.int
+    time_ms: builtins.int
+    routed: builtins.bool
+    """an output of another partition"""
+    trigger: builtins.str
+    module: builtins.str
+    line: builtins.int
+    message: builtins.str
+    tries: builtins.int
+    """redrives that failed"""
+    superseded: builtins.bool
+    """there is a later version of its key"""
+    @property
+    def id(self) -> global___ParkedId: ...
+    def __init__(
+        self,
+        *,
+        partition: builtins.int = ...,
+        id: global___ParkedId | None = ...,
+        map: builtins.str = ...,
+        key: builtins.bytes = ...,
+        op: builtins.int = ...,
+        schema: builtins.int = ...,
+        version: builtins.int = ...,
+        epoch: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        routed: builtins.bool = ...,
+        trigger: builtins.str = ...,
+        module: builtins.str = ...,
+        line: builtins.int = ...,
+        message: builtins.str = ...,
+        tries: builtins.int = ...,
+        superseded: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "id", b"id", "key", b"key", "line", b"line", "map", b"map", "message", b"message", "module", b"module", "op", b"op", "partition", b"partition", "routed", b"routed", "schema", b"schema", "superseded", b"superseded", "time_ms", b"time_ms", "tries", b"tries", "trigger", b"trigger", "version", b"version"]) -> None: ...
+
+global___ParkedWrite = ParkedWrite
+
+@typing.final
+class ParkedRequest(google.protobuf.message.Message):
+    """Parked writes of one partition, in the order of its log, a page at a time: ask on after the last until `more` is false."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    MAP_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    ROWS_MAX_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    map: builtins.str
+    """empty: of all maps"""
+    rows_max: builtins.int
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def after(self) -> global___ParkedId:
+        """exclusive"""
+
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        partition: builtins.int = ...,
+        map: builtins.str = ...,
+        after: global___ParkedId | None = ...,
+        rows_max: builtins.int = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["after", b"after", "carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "carry", b"carry", "deadline_ms", b"deadline_ms", "map", b"map", "partition", b"partition", "rows_max", b"rows_max"]) -> None: ...
+
+global___ParkedRequest = ParkedRequest
+
+@typing.final
+class ParkedReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    more: builtins.bool
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def writes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParkedWrite]: ...
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        writes: collections.abc.Iterable[global___ParkedWrite] | None = ...,
+        more: builtins.bool = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "more", b"more", "writes", b"writes"]) -> None: ...
+
+global___ParkedReply = ParkedReply
+
+@typing.final
+class RedriveRequest(google.protobuf.message.Message):
+    """Runs the triggers in force on parked writes again, or forgets them. It may be sent again: what is done is not done twice."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    DROP_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    force: builtins.bool
+    """also where there is a later version of the key"""
+    drop: builtins.bool
+    """forget them, whatever the triggers would make of them"""
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParkedId]: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        partition: builtins.int = ...,
+        ids: collections.abc.Iterable[global___ParkedId] | None = ...,
+        force: builtins.bool = ...,
+        drop: builtins.bool = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deadline_ms", b"deadline_ms", "drop", b"drop", "force", b"force", "ids", b"ids", "partition", b"partition"]) -> None: ...
+
+global___RedriveRequest = RedriveRequest
+
+@typing.final
+class RedriveOutcome(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    outcome: builtins.str
+    """redriven, dropped, failed, superseded, gone (not parked, or not any more)"""
+    message: builtins.str
+    """of what failed"""
+    epoch: builtins.int
+    """of its outputs"""
+    @property
+    def id(self) -> global___ParkedId: ...
+    def __init__(
+        self,
+        *,
+        id: global___ParkedId | None = ...,
+        outcome: builtins.str = ...,
+        message: builtins.str = ...,
+        epoch: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "id", b"id", "message", b"message", "outcome", b"outcome"]) -> None: ...
+
+global___RedriveOutcome = RedriveOutcome
+
+@typing.final
+class RedriveReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    OUTCOMES_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RedriveOutcome]: ...
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        outcomes: collections.abc.Iterable[global___RedriveOutcome] | None = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "outcomes", b"outcomes"]) -> None: ...
+
+global___RedriveReply = RedriveReply
+
+@typing.final
 class StatusRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1087,6 +1383,24 @@ class StatusRequest(google.protobuf.message.Message):
 global___StatusRequest = StatusRequest
 
 @typing.final
+class ParkedCount(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAP_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    writes: builtins.int
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        writes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["map", b"map", "writes", b"writes"]) -> None: ...
+
+global___ParkedCount = ParkedCount
+
+@typing.final
 class PartitionStatus(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1099,6 +1413,8 @@ class PartitionStatus(google.protobuf.message.Message):
     HISTORY_BYTES_FIELD_NUMBER: builtins.int
     QUEUED_WRITES_FIELD_NUMBER: builtins.int
     SESSIONS_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
+    UNPARKED_FIELD_NUMBER: builtins.int
     partition: builtins.int
     state: builtins.str
     term: builtins.int
@@ -1108,6 +1424,10 @@ class PartitionStatus(google.protobuf.message.Message):
     history_bytes: builtins.int
     queued_writes: builtins.int
     sessions: builtins.int
+    unparked: builtins.int
+    """failures on routed rows that found no room among the parked ones"""
+    @property
+    def parked(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ParkedCount]: ...
     def __init__(
         self,
         *,
@@ -1120,8 +1440,10 @@ class PartitionStatus(google.protobuf.message.Message):
         history_bytes: builtins.int = ...,
         queued_writes: builtins.int = ...,
         sessions: builtins.int = ...,
+        parked: collections.abc.Iterable[global___ParkedCount] | None = ...,
+        unparked: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["entries", b"entries", "history_bytes", b"history_bytes", "partition", b"partition", "queued_writes", b"queued_writes", "sessions", b"sessions", "stamp", b"stamp", "state", b"state", "tail", b"tail", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entries", b"entries", "history_bytes", b"history_bytes", "parked", b"parked", "partition", b"partition", "queued_writes", b"queued_writes", "sessions", b"sessions", "stamp", b"stamp", "state", b"state", "tail", b"tail", "term", b"term", "unparked", b"unparked"]) -> None: ...
 
 global___PartitionStatus = PartitionStatus
 
@@ -1419,8 +1741,11 @@ class WriteReply(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
     version: builtins.int
     epoch: builtins.int
+    parked: builtins.str
+    """stored, but without outputs: what the trigger said when it failed"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -1432,9 +1757,10 @@ class WriteReply(google.protobuf.message.Message):
         version: builtins.int = ...,
         epoch: builtins.int = ...,
         error: tidegrid.v1.errors_pb2.Error | None = ...,
+        parked: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epoch", b"epoch", "error", b"error", "parked", b"parked", "version", b"version"]) -> None: ...
 
 global___WriteReply = WriteReply
 

@@ -90,6 +90,16 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.StatusRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Parked = channel.unary_unary(
+                '/tidegrid.v1.Grid/Parked',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.ParkedRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.ParkedReply.FromString,
+                _registered_method=True)
+        self.Redrive = channel.unary_unary(
+                '/tidegrid.v1.Grid/Redrive',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.RedriveRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.RedriveReply.FromString,
+                _registered_method=True)
         self.PlanDeploy = channel.unary_unary(
                 '/tidegrid.v1.Grid/PlanDeploy',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.PlanDeployRequest.SerializeToString,
@@ -192,6 +202,18 @@ class GridServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Parked(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Redrive(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlanDeploy(self, request, context):
         """Trigger code: what a deployment would change, the deployment itself, and those there have been.
         """
@@ -288,6 +310,16 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.StatusRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.StatusReply.SerializeToString,
+            ),
+            'Parked': grpc.unary_unary_rpc_method_handler(
+                    servicer.Parked,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.ParkedRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.ParkedReply.SerializeToString,
+            ),
+            'Redrive': grpc.unary_unary_rpc_method_handler(
+                    servicer.Redrive,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.RedriveRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.RedriveReply.SerializeToString,
             ),
             'PlanDeploy': grpc.unary_unary_rpc_method_handler(
                     servicer.PlanDeploy,
@@ -618,6 +650,60 @@ class Grid(object):
             '/tidegrid.v1.Grid/Status',
             tidegrid_dot_v1_dot_grid__pb2.StatusRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Parked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Parked',
+            tidegrid_dot_v1_dot_grid__pb2.ParkedRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.ParkedReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Redrive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Redrive',
+            tidegrid_dot_v1_dot_grid__pb2.RedriveRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.RedriveReply.FromString,
             options,
             channel_credentials,
             insecure,

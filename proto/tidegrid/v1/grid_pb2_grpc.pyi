@@ -76,6 +76,16 @@ class GridStub:
         tidegrid.v1.grid_pb2.StatusReply,
     ]
 
+    Parked: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.ParkedRequest,
+        tidegrid.v1.grid_pb2.ParkedReply,
+    ]
+
+    Redrive: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.RedriveRequest,
+        tidegrid.v1.grid_pb2.RedriveReply,
+    ]
+
     PlanDeploy: grpc.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.PlanDeployRequest,
         tidegrid.v1.grid_pb2.PlanDeployReply,
@@ -166,6 +176,16 @@ class GridAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.StatusRequest,
         tidegrid.v1.grid_pb2.StatusReply,
+    ]
+
+    Parked: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.ParkedRequest,
+        tidegrid.v1.grid_pb2.ParkedReply,
+    ]
+
+    Redrive: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.RedriveRequest,
+        tidegrid.v1.grid_pb2.RedriveReply,
     ]
 
     PlanDeploy: grpc.aio.UnaryUnaryMultiCallable[
@@ -281,6 +301,20 @@ class GridServicer(metaclass=abc.ABCMeta):
         request: tidegrid.v1.grid_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[tidegrid.v1.grid_pb2.StatusReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.StatusReply]]: ...
+
+    @abc.abstractmethod
+    def Parked(
+        self,
+        request: tidegrid.v1.grid_pb2.ParkedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.ParkedReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.ParkedReply]]: ...
+
+    @abc.abstractmethod
+    def Redrive(
+        self,
+        request: tidegrid.v1.grid_pb2.RedriveRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.RedriveReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.RedriveReply]]: ...
 
     @abc.abstractmethod
     def PlanDeploy(

@@ -153,7 +153,9 @@ global___Outbox = Outbox
 
 @typing.final
 class Failure(google.protobuf.message.Message):
-    """A delivered output whose own triggers failed: it is there, and what they would have made of it is not."""
+    """A row whose triggers failed: it is there, and what they would have made of it is not. It is parked until it is
+    redriven or dropped, unless `veto` is set.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -162,12 +164,18 @@ class Failure(google.protobuf.message.Message):
     MODULE_FIELD_NUMBER: builtins.int
     LINE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    PREVIOUS_FIELD_NUMBER: builtins.int
+    VETO_FIELD_NUMBER: builtins.int
     row: builtins.int
-    """counted through the delivered rows"""
+    """counted through the writes, or the delivered rows; with `redriven`, an index into that"""
     trigger: builtins.str
     module: builtins.str
     line: builtins.int
     message: builtins.str
+    previous: builtins.bytes
+    """of a write: the value before it, as its triggers saw it; empty: none"""
+    veto: builtins.bool
+    """of a delivered row: its trigger raised Reject, so nothing is missing"""
     def __init__(
         self,
         *,
@@ -176,10 +184,36 @@ class Failure(google.protobuf.message.Message):
         module: builtins.str = ...,
         line: builtins.int = ...,
         message: builtins.str = ...,
+        previous: builtins.bytes = ...,
+        veto: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["line", b"line", "message", b"message", "module", b"module", "row", b"row", "trigger", b"trigger"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["line", b"line", "message", b"message", "module", b"module", "previous", b"previous", "row", b"row", "trigger", b"trigger", "veto", b"veto"]) -> None: ...
 
 global___Failure = Failure
+
+@typing.final
+class Redriven(google.protobuf.message.Message):
+    """A parked row that is done with: counted through the writes, or the delivered rows, of the record at `position`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: builtins.int
+    ROW_FIELD_NUMBER: builtins.int
+    DROPPED_FIELD_NUMBER: builtins.int
+    position: builtins.int
+    row: builtins.int
+    dropped: builtins.bool
+    """forgotten, nothing was made of it"""
+    def __init__(
+        self,
+        *,
+        position: builtins.int = ...,
+        row: builtins.int = ...,
+        dropped: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dropped", b"dropped", "position", b"position", "row", b"row"]) -> None: ...
+
+global___Redriven = Redriven
 
 @typing.final
 class Record(google.protobuf.message.Message):
@@ -203,6 +237,7 @@ class Record(google.protobuf.message.Message):
     NODE_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
     FAILURES_FIELD_NUMBER: builtins.int
+    REDRIVEN_FIELD_NUMBER: builtins.int
     kind: global___Kind.ValueType
     partition: builtins.int
     term: builtins.int
@@ -239,8 +274,12 @@ class Record(google.protobuf.message.Message):
         """The map of each section, so that a follower picks its sections without parsing the others."""
 
     @property
-    def failures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Failure]:
-        """of ROUTED"""
+    def failures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Failure]: ...
+    @property
+    def redriven(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Redriven]:
+        """Of DATA without writes: parked rows that were run again. The outputs are what came of them, their causes index into
+        this; one that is named by a failure stays parked.
+        """
 
     def __init__(
         self,
@@ -263,7 +302,8 @@ class Record(google.protobuf.message.Message):
         node: builtins.int = ...,
         incarnation: builtins.int = ...,
         failures: collections.abc.Iterable[global___Failure] | None = ...,
+        redriven: collections.abc.Iterable[global___Redriven] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["counts", b"counts", "effective", b"effective", "failures", b"failures", "first_sequences", b"first_sequences", "incarnation", b"incarnation", "kind", b"kind", "maps", b"maps", "node", b"node", "outbox", b"outbox", "partition", b"partition", "ref_epoch", b"ref_epoch", "sections", b"sections", "sessions", b"sessions", "sources", b"sources", "stamp", b"stamp", "term", b"term", "time_ms", b"time_ms", "write_sections", b"write_sections"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["counts", b"counts", "effective", b"effective", "failures", b"failures", "first_sequences", b"first_sequences", "incarnation", b"incarnation", "kind", b"kind", "maps", b"maps", "node", b"node", "outbox", b"outbox", "partition", b"partition", "redriven", b"redriven", "ref_epoch", b"ref_epoch", "sections", b"sections", "sessions", b"sessions", "sources", b"sources", "stamp", b"stamp", "term", b"term", "time_ms", b"time_ms", "write_sections", b"write_sections"]) -> None: ...
 
 global___Record = Record

@@ -337,6 +337,7 @@ class Lent(google.protobuf.message.Message):
     BOUND_FIELD_NUMBER: builtins.int
     RECORD_FIELD_NUMBER: builtins.int
     VERSIONS_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
     group: builtins.bytes
     attempt: builtins.int
     partition: builtins.int
@@ -352,6 +353,10 @@ class Lent(google.protobuf.message.Message):
     def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """of the writes, in order"""
 
+    @property
+    def parked(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.grid_pb2.IndexedText]:
+        """stored without outputs, counted through all batches"""
+
     def __init__(
         self,
         *,
@@ -365,8 +370,9 @@ class Lent(google.protobuf.message.Message):
         bound: builtins.bool = ...,
         record: builtins.bytes = ...,
         versions: collections.abc.Iterable[builtins.int] | None = ...,
+        parked: collections.abc.Iterable[tidegrid.v1.grid_pb2.IndexedText] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "bound", b"bound", "group", b"group", "partition", b"partition", "record", b"record", "stamp", b"stamp", "tail", b"tail", "term", b"term", "until", b"until", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "bound", b"bound", "group", b"group", "parked", b"parked", "partition", b"partition", "record", b"record", "stamp", b"stamp", "tail", b"tail", "term", b"term", "until", b"until", "versions", b"versions"]) -> None: ...
 
 global___Lent = Lent
 

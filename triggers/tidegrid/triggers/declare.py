@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from tidegrid.grid.model.errors import ConfigurationError
 from tidegrid.grid.model.maps import KeyField, MapKind
@@ -30,6 +30,9 @@ FACTORIES: Final = "__tidegrid_factories__"
 TriggerFunction = Callable[..., Any]
 FoldFunction = Callable[[Any, Any], Any]
 F = TypeVar("F", bound=TriggerFunction)
+
+OnError = Literal["reject", "park"]
+"""What becomes of a write whose trigger fails: it is refused, or stored without its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class TriggerDeclaration:
     generator: bool
     line: int
     value: ValueType | None = None
+    on_error: OnError = "reject"
 
 
 @dataclass(slots=True)
@@ -114,6 +118,7 @@ def trigger(
     value: Any = None,
     strict: bool = True,
     name: str | None = None,
+    on_error: OnError = "reject",
 ) -> Callable[[F], F]:
     """Declares a function as a trigger on one or more maps, and gives it back unchanged.
 
@@ -124,11 +129,18 @@ def trigger(
 
     `value` is a type, such as a dataclass: `write.value` is then an instance of it, and a write that does not fit is
     rejected. Text is no number; with `strict=False`, text that reads as one is (typed.py).
+
+    `on_error="park"`: a write on which it fails, with anything but Reject, is stored all the same, none of its outputs
+    is made, and it is parked: `tidegrid parked redrive` runs it again, when the code is mended.
     """
     frame = sys._getframe(1)
     names_on, names_emits = _names("on", on), _names("emits", emits)
     if value is None and not strict:
         raise ConfigurationError("@trigger(strict=False) says how to read a value=; name the type there")
+    if on_error not in get_args(OnError):
+        raise ConfigurationError(
+            f'@trigger(on_error={on_error!r}): give "reject", or "park" to keep writes that it fails on'
+        )
     value_type = None if value is None else ValueType(value, strict)
 
     def declare(function: F) -> F:
@@ -144,6 +156,7 @@ def trigger(
             generator=inspect.isgeneratorfunction(function),
             line=function.__code__.co_firstlineno if maker is frame else maker.f_lineno,
             value=value_type,
+            on_error=on_error,
         )
         _of_frame(maker).triggers.append(declared)
         return function

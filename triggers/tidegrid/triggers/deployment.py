@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tidegrid.grid.model.maps import MapSpec
-from tidegrid.triggers.declare import FoldFunction, TriggerFunction
+from tidegrid.triggers.declare import FoldFunction, OnError, TriggerFunction
 from tidegrid.triggers.typed import ValueType
 
 
@@ -36,6 +36,7 @@ class TriggerSpec:
     generator: bool
     namespace: dict[str, Any]
     value: ValueType | None = None
+    on_error: OnError = "reject"
 
 
 @dataclass(frozen=True, slots=True)

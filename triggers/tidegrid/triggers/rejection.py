@@ -8,7 +8,8 @@ from typing import NamedTuple
 class Rejection(NamedTuple):
     """`failed` is False where the trigger raised Reject, True for any other exception and for a broken rule.
 
-    `reason` is the bare text, `message` the sentence for the writer: it names trigger, line and key.
+    `reason` is the bare text, `message` the sentence for the writer: it names trigger, line and key. `parks`: it failed,
+    and says `on_error="park"`, so the write is to be stored all the same.
     """
 
     trigger: str
@@ -18,6 +19,7 @@ class Rejection(NamedTuple):
     reason: str
     message: str
     failed: bool
+    parks: bool = False
 
 
 KEY_TEXT_MAX = 200
@@ -29,7 +31,9 @@ def key_text(key: object) -> str:
     return text if len(text) <= KEY_TEXT_MAX else text[: KEY_TEXT_MAX - 3] + "..."
 
 
-def rejection(trigger: str, module: str, line: int, key: object, reason: str, failed: bool) -> Rejection:
+def rejection(
+    trigger: str, module: str, line: int, key: object, reason: str, failed: bool, parks: bool = False
+) -> Rejection:
     """`module` and `line` are 0 and empty where no code of an author is at fault."""
     text = key_text(key)
     if failed:
@@ -37,4 +41,4 @@ def rejection(trigger: str, module: str, line: int, key: object, reason: str, fa
         message = f"trigger {trigger!r}{where} failed on key {text}: {reason}"
     else:
         message = f"trigger {trigger!r} rejected key {text}: {reason}"
-    return Rejection(trigger, module, line, text, reason, message, failed)
+    return Rejection(trigger, module, line, text, reason, message, failed, parks)

@@ -231,4 +231,5 @@ def _bind(module: LoadedModule, trigger: TriggerDeclaration) -> TriggerSpec:
         generator=trigger.generator,
         namespace=module.namespace,
         value=trigger.value,
+        on_error=trigger.on_error,
     )

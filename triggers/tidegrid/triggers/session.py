@@ -2,7 +2,8 @@
 
 It never raises, whatever the author's code does (KeyboardInterrupt alone passes): failures are data. An output is
 encoded and checked when it is yielded, and if its map has triggers they run at once, before the next output (depth
-first, in order). One failure anywhere in the chain rejects the root write with all its outputs. An output whose key
+first, in order). One failure anywhere in the chain rejects the root write with all its outputs; or parks it, if the
+trigger that failed says so: then the write is stored, and none of its outputs. An output whose key
 belongs to another partition is *routed*: it is left in `routed`, and what it sets off runs there.
 
 Cost on top of the author's code, per write with two outputs: about 2 us, of which 1 us decodes the key. Hence plain
@@ -229,7 +230,8 @@ def _explain(trigger: BoundTrigger, write: Write, produced: Iterable[Any], error
     except Exception:
         key = write._key_bytes
     reason, failed = (error.reason, False) if isinstance(error, Reject) else (text_of(error), True)
-    return rejection(spec.name, spec.module, line or spec.line, key, str(reason), failed)
+    parks = failed and spec.on_error == "park"
+    return rejection(spec.name, spec.module, line or spec.line, key, str(reason), failed, parks)
 
 
 def _end(produced: Iterable[Any]) -> None:

@@ -7,6 +7,7 @@ Chunks are msgpack arrays that begin with their kind:
     ["one",  map, keys, values (nil: tombstone), versions, stamps as [epoch, position, time_ms] runs, run lengths]
     ["sessions", [[session, lowest, highest, runs] ...]]
     ["routes", sources taken, consignments]                                        see Routes.rows
+    ["parked", routed failures without room, [[...] ...]]                          see Parking
     ["operands", map, [[key, epoch, position, time_ms, number, op, payload] ...]]  not settled, see merged.py
 
 `one` holds the keys with a single version, nearly all of them, as columns. Writes go on between slices: a slice holds
@@ -52,6 +53,7 @@ def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
     # Taken before the first chunk is out: none of it has positions by which to leave out what comes later.
     sessions = [[session, lowest, highest, runs] for session, lowest, highest, runs in partition.memory.rows()]
     routes = partition.routes.rows()
+    parked = partition.parking.slices()
     operands = {
         name: [[key, *one.stamp, one.number, one.op, one.payload] for key, one in table.operands()]
         for name, table in partition.tables.items()
@@ -59,6 +61,8 @@ def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
     }
     yield _encode(head)
     yield _encode(["routes", *routes])
+    for part in parked:
+        yield _encode(["parked", *part])
     for name, unsettled in operands.items():
         yield _encode(["operands", name, unsettled])
     while sessions:
@@ -127,6 +131,8 @@ class Recovery:
                 partition.memory.load(session, lowest, highest, runs)
         elif kind == "routes":
             partition.routes.load(content[1:])
+        elif kind == "parked":
+            partition.parking.load(*content[1:])
         elif kind == "operands":
             table = self._table(content[1])
             if isinstance(table, MergedTable):
@@ -199,6 +205,8 @@ class Recovery:
                 partition.references_changed = Epoch(record.stamp)
         if record.sources or record.outbox:
             partition.routes.replayed(item.position, record)
+        if record.failures or record.redriven:
+            partition.parking.landed(item.position, Epoch(record.effective), record)
         self._remember(record.sessions, record.first_sequences, record.counts, versions, Epoch(record.stamp))
 
     def _remember(

@@ -7,29 +7,28 @@ it has landed, or dropped.
 
 Triggers on what is delivered run by the code of its effective epoch, and see direct maps as of it (rule X6); the
 partition delivers only what it can add nothing to, at or below that epoch, so that is the same in every replay. They
-cannot reject: a write elsewhere is accepted. What fails is written down in the record.
+cannot reject: a write elsewhere is accepted. What fails is written down in the record, as is a write that is parked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.delivery import Delivery
-from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Consigned, Frame, Portion
+from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Frame, Portion
+from tidegrid.grid.engine.parking import Parking, parked_bytes
+from tidegrid.grid.engine.placing import Placing, failure_of
 from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest, section_bytes
-from tidegrid.grid.log.record import DELETE, EVENT, Failure, RequestRun, Section
+from tidegrid.grid.log.record import DELETE, Failure, RequestRun, Section
 from tidegrid.grid.model.errors import ConflictError, GridError, InvalidValueError, RejectedError, TooLargeError
-from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
-from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Routed, Session
-
-Target = tuple[Columns, dict[bytes, Change], Mapping[bytes, Change], Callable[[bytes], int]]
-"""(columns of the outputs, this frame's changes, those of the frame in flight, latest version in the table)"""
+from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Session
 
 
 class References(Protocol):
@@ -48,9 +47,7 @@ class References(Protocol):
     def get(self, map_name: str, key: bytes, as_of: Epoch) -> bytes | None: ...
 
 
-OUTBOX_BYTES: Final = 32  # what an entry weighs beside its sections
 SOURCE_BYTES: Final = 32
-MESSAGE_CHARS_MAX: Final = 500  # of what a trigger said when it failed
 
 
 class Computation:
@@ -65,14 +62,16 @@ class Computation:
         references: References,
         seed: int,
         limits: Limits,
+        parking: Parking,
     ) -> None:
         self.frame = frame
+        self.placing = Placing(frame, base, tables, catalog, limits)
         self._base = base
         self._tables = tables
         self._catalog = catalog
         self._references = references
         self._limits = limits
-        self._targets: dict[str, Target] = {}
+        self._parking = parking
         self._seed = seed
         self._session: Session | None = None
 
@@ -132,6 +131,7 @@ class Computation:
         room = limits.record_bytes_max - frame.framing - catalog.output_sections_bytes - frame.size
         weight = sum(map(len, keys)) + sum(map(len, values)) + PER_WRITE_BYTES * len(keys)
         errors: dict[int, GridError] = {}
+        parked: dict[int, str] | None = None
         versions: list[int] = []
         if begin and (unhandled := unhandled_schema(request, catalog)) is not None:  # code changed in its midst
             errors = dict.fromkeys(range(begin, end), unhandled)
@@ -139,7 +139,10 @@ class Computation:
             versions = self._number(name, keys, values)
             frame.size += weight
         else:
+            before = len(frame.failures)
             versions = self._decide(request, program, keys, values, ops, room, errors)
+            if len(frame.failures) > before:
+                parked = _parked_rows(frame.failures[before:], frame.count, begin, errors)
         done = len(versions) + len(errors)
         if len(versions) < len(keys):
             kept = [row for row in range(done) if begin + row not in errors]
@@ -155,7 +158,7 @@ class Computation:
             answers = list(versions)
             for row in sorted(errors):
                 answers.insert(row - begin, 0)
-            frame.portions.append(Portion(request, begin, answers, errors))
+            frame.portions.append(Portion(request, begin, answers, errors, parked))
             _note_runs(columns, request, begin, answers, errors)
         request.next_row = begin + done
         return request.next_row == len(request.keys)
@@ -164,7 +167,7 @@ class Computation:
         """The versions of plain puts, which nothing can refuse."""
         if not self._catalog.map(name).spec.stateful:
             return [1] * len(keys)
-        fresh, older, table = self._layers(name)
+        fresh, older, table = self.placing.layers(name)
         versions: list[int] = []
         for key, value, stored in zip(keys, values, _stored_versions(table, keys), strict=True):
             known = fresh.get(key) or older.get(key)
@@ -184,10 +187,11 @@ class Computation:
         errors: dict[int, GridError],
     ) -> list[int]:
         """Row by row: conditions, triggers, and whether it still fits. Returns the versions of the accepted rows;
-        what is refused goes into `errors`, and what no longer fits is left for the next frame."""
+        what is refused goes into `errors`, what is parked into the frame's failures, and what no longer fits is left for
+        the next frame."""
         frame, limits, name, schema = self.frame, self._limits, request.map, request.schema
         stateful = self._catalog.map(name).spec.stateful
-        fresh, older, table = self._layers(name)
+        fresh, older, table = self.placing.layers(name)
         conditions = request.conditions or _NO_CONDITIONS
         session = self._bound() if program is not None else None
         size, ordinal = 0, frame.count
@@ -203,6 +207,7 @@ class Computation:
             version += 1
             weight = len(key) + len(value) + PER_WRITE_BYTES
             outputs: list[Output] | None = None
+            failure: Failure | None = None
             if session is not None:
                 assert program is not None
                 if op == DELETE:
@@ -215,37 +220,53 @@ class Computation:
                         continue
                     result = session.activate(program, op, key, value, version, schema, decoded)
                 if type(result) is Rejection:
-                    errors[row] = rejected(result)
-                    continue
-                assert type(result) is list
-                outputs = result
-                for _, _, out_key, out_value in outputs:
-                    weight += len(out_key) + PER_WRITE_BYTES
-                    if out_value is not None:
-                        weight += len(out_value)
+                    if not result.parks:
+                        errors[row] = rejected(result)
+                        continue
+                    failure = self._failure(ordinal + len(versions), result, name, key, value)
+                    if failure is None:
+                        errors[row] = unparkable(result, self._limits)
+                        continue
+                    weight += failure.ByteSize() + PER_WRITE_BYTES
+                else:
+                    assert type(result) is list
+                    outputs = result
+                    for _, _, out_key, out_value in outputs:
+                        weight += len(out_key) + PER_WRITE_BYTES
+                        if out_value is not None:
+                            weight += len(out_value)
                 if session.routed:
-                    weight += self._routed_weight(session.routed)
+                    weight += self.placing.routed_weight(session.routed)
             if size + weight > room - RUN_BYTES * len(errors):
                 if size or frame.size:
                     break
                 errors[row] = TooLargeError.of("record (a write with its outputs)", weight, room)
                 continue
             size += weight
+            if failure is not None:
+                frame.failures.append(failure)
+                frame.parked_bytes += parked_bytes(key, value, failure.previous, failure.message)
             if stateful:
                 fresh[key] = (version, None if op == DELETE else value)
             if outputs:
-                self._put_outputs(outputs, ordinal + len(versions))
+                self.placing.put_outputs(outputs, ordinal + len(versions))
             if session is not None and session.routed:
-                self._put_routed(session.routed, ordinal + len(versions))
+                self.placing.put_routed(session.routed, ordinal + len(versions))
             versions.append(version)
         frame.size += size
         return versions
 
-    def _layers(self, name: str) -> tuple[dict[bytes, Change], Mapping[bytes, Change], Table | None]:
-        """What version numbers of a map go on from: this frame, the frame in flight, the table."""
-        fresh = self.frame.changes.setdefault(name, {})
-        older = self._base.changes.get(name, _NOTHING) if self._base is not None else _NOTHING
-        return fresh, older, self._tables.get(name)
+    def _failure(self, number: int, result: Rejection, name: str, key: bytes, value: bytes) -> Failure | None:
+        """Of a write that is parked, before it changes anything; None: there is no room for it."""
+        frame, base = self.frame, self._base
+        stateful = self._catalog.map(name).spec.stateful
+        previous = self.get(name, key) if stateful else None
+        failure = failure_of(number, result, previous)
+        writes, size = len(frame.failures) + 1, frame.parked_bytes
+        if base is not None:
+            writes, size = writes + len(base.failures), size + base.parked_bytes
+        size += parked_bytes(key, value, previous, failure.message)
+        return failure if self._parking.has_room(writes, size) else None
 
     def _change(self, name: str, key: bytes) -> Change | None:
         fresh = self.frame.changes.get(name)
@@ -261,53 +282,6 @@ class Computation:
         if expected == current or (expected and expected == version):
             return None
         return ConflictError.of(expected, current)
-
-    def _put_outputs(self, outputs: list[Output], cause: int) -> None:
-        targets = self._targets
-        for op, name, key, value in outputs:
-            target = targets.get(name)
-            if target is None:
-                target = targets[name] = self._target(name)
-            columns, fresh, older, latest_version = target
-            if op == EVENT:
-                version = 1
-            else:
-                known = fresh.get(key) or older.get(key)
-                version = (latest_version(key) if known is None else known[0]) + 1
-                fresh[key] = (version, value)
-            columns.keys.append(key)
-            columns.values.append(value or b"")
-            columns.ops.append(op)
-            columns.versions.append(version)
-            columns.causes.append(cause)
-        self.frame.output_count += len(outputs)
-
-    def _routed_weight(self, routed: list[Routed]) -> int:
-        weight, outbox = 0, self.frame.outbox
-        begun: set[tuple[int, str]] = set()
-        for partition, _, (_, name, key, value) in routed:
-            weight += len(key) + PER_WRITE_BYTES + (len(value) if value is not None else 0)
-            known = outbox.get(PartitionId(partition))
-            if (known is None or name not in known.columns) and (partition, name) not in begun:
-                begun.add((partition, name))
-                weight += section_bytes(name) + OUTBOX_BYTES
-        return weight
-
-    def _put_routed(self, routed: list[Routed], cause: int) -> None:
-        outbox = self.frame.outbox
-        for partition, depth, (op, name, key, value) in routed:
-            consigned = outbox.get(PartitionId(partition))
-            if consigned is None:
-                consigned = outbox[PartitionId(partition)] = Consigned()
-            columns = consigned.columns.get(name)
-            if columns is None:
-                columns = consigned.columns[name] = Columns(self._catalog.map(name).spec.schema)
-            columns.keys.append(key)
-            columns.values.append(value or b"")
-            columns.ops.append(op)
-            columns.causes.append(cause)
-            consigned.depth = max(consigned.depth, depth)
-        self.frame.output_count += len(routed)
 
     # Deliveries --------------------------------------------------------------------------------------------------
 
@@ -336,7 +310,7 @@ class Computation:
         keys, ops = list(section.keys), section.ops
         numbers = [1] * len(keys)
         if self._catalog.map(name).spec.stateful:
-            fresh, older, table = self._layers(name)
+            fresh, older, table = self.placing.layers(name)
             for at, key in enumerate(keys):
                 known = fresh.get(key) or older.get(key)
                 stored = table.latest_version(key) if table is not None else 0
@@ -354,34 +328,18 @@ class Computation:
         for row, (key, value, op) in enumerate(zip(section.keys, section.values, section.ops, strict=True)):
             result = session.activate(program, op, key, None if op == DELETE else value, 0, section.schema, depth=depth)
             if type(result) is Rejection:
-                self._note_failure(first + row, result.trigger, result.module, result.line, result.message)
+                self.placing.note_failure(failure_of(first + row, result))
                 continue
             assert type(result) is list
             weight = sum(len(key) + len(out or b"") + PER_WRITE_BYTES for _, _, key, out in result)
-            weight += self._routed_weight(session.routed)
+            weight += self.placing.routed_weight(session.routed)
             if frame.size + weight > room:
                 text = f"the outputs weigh {weight:,} bytes more than the record has room for; emit less at a time"
-                self._note_failure(first + row, "", "", 0, text)
+                self.placing.note_failure(Failure(row=first + row, message=text))
                 continue
             frame.size += weight
-            self._put_outputs(result, first + row)
-            self._put_routed(session.routed, first + row)
-
-    def _note_failure(self, row: int, trigger: str, module: str, line: int, message: str) -> None:
-        """A row that failed is always noted, its words as long as there is room: rows weigh less than they are taken for."""
-        frame = self.frame
-        failure = Failure(row=row, trigger=trigger, module=module, line=line, message=message[:MESSAGE_CHARS_MAX])
-        weight = failure.ByteSize() + PER_WRITE_BYTES
-        if frame.framing + frame.size + weight > self._limits.record_bytes_max:
-            failure, weight = Failure(row=row), 0
-        frame.size += weight
-        frame.failures.append(failure)
-
-    def _target(self, name: str) -> Target:
-        """Where the outputs to one map go, and what their version numbers go on from."""
-        columns = self.frame.outputs[name] = Columns(self._catalog.map(name).spec.schema)
-        fresh, older, table = self._layers(name)
-        return columns, fresh, older, table.latest_version if table is not None else _never
+            self.placing.put_outputs(result, first + row)
+            self.placing.put_routed(session.routed, first + row)
 
 
 def _seed_of(deliveries: Sequence[Delivery]) -> int:
@@ -396,6 +354,28 @@ def rejected(outputs: Rejection) -> RejectedError:
     return RejectedError(
         outputs.message, trigger=outputs.trigger, line=outputs.line, key=outputs.key, failed=outputs.failed
     )
+
+
+def unparkable(outputs: Rejection, limits: Limits) -> RejectedError:
+    message = (
+        f"{outputs.message}; it would be parked, but its partition keeps no more parked writes than {limits.parked_max:,} of "
+        f"{limits.parked_bytes_max:,} bytes: mend the trigger, then `tidegrid parked redrive --all`"
+    )
+    return RejectedError(message, trigger=outputs.trigger, line=outputs.line, key=outputs.key, failed=True)
+
+
+def _parked_rows(
+    failures: Sequence[Failure], first: int, begin: int, errors: Mapping[int, GridError]
+) -> dict[int, str]:
+    """By row of the request, which begins at `begin` with the frame's write `first`: what is refused is no write."""
+    parked: dict[int, str] = {}
+    row, number = begin, first
+    for failure in failures:
+        while row in errors or number < failure.row:
+            number += row not in errors
+            row += 1
+        parked[row] = failure.message
+    return parked
 
 
 def _note_runs(
@@ -414,9 +394,4 @@ def _stored_versions(table: Table | None, keys: Sequence[bytes]) -> list[int]:
     return table.latest_versions(keys) if table is not None else [0] * len(keys)
 
 
-def _never(_key: bytes) -> int:
-    return 0
-
-
-_NOTHING: dict[bytes, Change] = {}
 _NO_CONDITIONS: dict[int, int] = {}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest
+from tidegrid.grid.engine.redrive import ParkedRequest, RedriveRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
@@ -92,7 +93,15 @@ class Answered:
     """These requests are complete: their answers are in them."""
 
     requests: Sequence[
-        WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest | HoldRequest
+        WriteRequest
+        | ReadRequest
+        | CloseRequest
+        | EpochAtRequest
+        | HistoryRequest
+        | GroupRequest
+        | HoldRequest
+        | ParkedRequest
+        | RedriveRequest
     ]
 
 

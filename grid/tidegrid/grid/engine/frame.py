@@ -1,7 +1,8 @@
 """A frame: the writes and outputs of one partition that become durable together, as columns, while they are computed.
 
 Outputs to other partitions go into its outbox, an entry for each of them. A *routed* frame has, in place of writes, what
-such entries of other records bring here: the deliveries.
+such entries of other records bring here: the deliveries. A *redriving* one has none of either: its outputs are those of
+parked writes.
 
 Lifecycle: computed (stamped, and from then in flight for every promise), then landed at a position, or failed and
 undone. Until it lands nothing outside the partition sees it; the partition's own next frame and triggers do, through
@@ -15,11 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tidegrid.grid.engine.delivery import Delivery
+from tidegrid.grid.engine.redrive import Outcome, RedriveRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.record import (
     DATA,
     ROUTED,
     Failure,
+    Redriven,
     RequestRun,
     SourceId,
     encode_data,
@@ -73,6 +76,7 @@ class Portion:
     begin: int
     versions: list[int]
     errors: dict[int, GridError]
+    parked: dict[int, str] | None = None
 
 
 @dataclass(slots=True)
@@ -81,6 +85,16 @@ class Consigned:
 
     depth: int = 0
     columns: dict[str, Columns] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Redriving:
+    """The rows `begin`.. of a redrive as this frame decides them. `done`: what the record says of parked writes."""
+
+    request: RedriveRequest
+    begin: int
+    outcomes: list[Outcome] = field(default_factory=list)
+    done: list[Redriven] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -107,7 +121,11 @@ class Frame:
     outputs: dict[str, Columns] = field(default_factory=dict)
     outbox: dict[PartitionId, Consigned] = field(default_factory=dict)
     deliveries: list[Delivery] = field(default_factory=list)  # of a routed frame, all of one effective epoch
-    failures: list[Failure] = field(default_factory=list)  # of triggers on what was delivered
+    failures: list[Failure] = field(
+        default_factory=list
+    )  # of triggers, on writes that are parked and on what was delivered
+    parked_bytes: int = 0  # what the parked writes weigh in memory
+    redriving: Redriving | None = None
     size: int = 0  # of the rows
     framing: int = (
         RECORD_BYTES  # an upper bound of what the record weighs beside its rows, sections of outputs left out
@@ -135,7 +153,8 @@ class Frame:
 
     def seal(self, *, stamped: bool = True) -> None:
         """Serialises sections and record, each once; a record that is lent gets its stamp from the coordinator."""
-        if not self.count:
+        redriven = self.redriving.done if self.redriving is not None else ()
+        if not self.count and not redriven:
             return
         order: list[int] = []  # the numbers of the writes as they come in the record
         runs: list[RequestRun] = []
@@ -153,6 +172,8 @@ class Frame:
                 _section(name, columns, _placed(columns.causes, place)) for name, columns in consigned.columns.items()
             ]
             self.entries.append(encode_outbox(partition, consigned.depth, list(consigned.columns), sections))
+        for failure in self.failures:
+            failure.row = failure.row if place is None else place[failure.row]
         stamp = self.stamp if stamped else Epoch(0)
         if not self.deliveries:
             self.payload = encode_data(
@@ -166,10 +187,10 @@ class Frame:
                 self.sections,
                 write_sections,
                 self.entries,
+                self.failures,
+                redriven,
             )
             return
-        for failure in self.failures:
-            failure.row = failure.row if place is None else place[failure.row]
         self.payload = encode_routed(
             self.partition,
             self.term,

@@ -14,10 +14,10 @@ class GroupRequest:
     """`writes` are batches, each of one map and one partition; `id` names the group however often it is sent.
 
     After completion: `error`, of the whole; or `errors` by (batch, row), with nothing stored; or `epoch` and, per
-    batch, `versions`.
+    batch, `versions`, and by (batch, row) in `parked` what is stored without outputs.
     """
 
-    __slots__ = ("epoch", "error", "errors", "id", "reply_to", "versions", "writes")
+    __slots__ = ("epoch", "error", "errors", "id", "parked", "reply_to", "versions", "writes")
 
     def __init__(self, group: bytes, writes: Sequence[grid_pb2.WriteBatch], reply_to: Any) -> None:
         self.id = group
@@ -27,6 +27,7 @@ class GroupRequest:
         self.versions: list[list[int]] = []
         self.error: GridError | None = None
         self.errors: dict[tuple[int, int], GridError] = {}
+        self.parked: dict[tuple[int, int], str] = {}
 
     def of(self, partition: PartitionId) -> list[int]:
         """Which batches belong to a partition."""

@@ -331,8 +331,13 @@ class Groups:
         for part in trial.parts:
             answer = trial.lent.get(part) or trial.known[part]
             versions = iter(answer.versions)
+            texts = {found.index: found.text for found in answer.parked} if isinstance(answer, ring_pb2.Lent) else {}
+            first = 0
             for at in request.of(part):
                 request.versions[at] = [next(versions) for _ in request.writes[at].keys]
+                rows = range(len(request.writes[at].keys))
+                request.parked |= {(at, row): texts[first + row] for row in rows if first + row in texts}
+                first += len(rows)
         self.committed += 1
         return self._done(trial)
 
@@ -341,7 +346,7 @@ class Groups:
         del self._trials[request.id]
         others = self._joined.pop(request.id, [])
         for other in others:
-            other.epoch, other.versions = request.epoch, request.versions
+            other.epoch, other.versions, other.parked = request.epoch, request.versions, request.parked
             other.error, other.errors = request.error, request.errors
         self._emit(Answered((request, *others)))
         return []

@@ -20,6 +20,8 @@ from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.engine.holding import Holding
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest, ScanRequest
+from tidegrid.grid.engine.redrive import ParkedRequest, RedriveRequest
+from tidegrid.grid.engine.redriving import superseded
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.tail_checks import TailChecks
 from tidegrid.grid.engine.waiting import Milestone, Waits
@@ -43,7 +45,17 @@ from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.ring.ring import Carried, Ring
 
-Request = WriteRequest | ReadRequest | CloseRequest | EpochAtRequest | HistoryRequest | GroupRequest | HoldRequest
+Request = (
+    WriteRequest
+    | ReadRequest
+    | CloseRequest
+    | EpochAtRequest
+    | HistoryRequest
+    | GroupRequest
+    | HoldRequest
+    | ParkedRequest
+    | RedriveRequest
+)
 Commit = Callable[[GroupRequest, float], None]
 """Takes a commit group with its deadline. Raises a GridError."""
 
@@ -138,6 +150,11 @@ class Intake:
         if isinstance(request, HoldRequest):
             self.holding.submit(self.now, self.time_ms, request, pending.deadline)
             return None
+        if isinstance(request, RedriveRequest):
+            return self._redrive(request)
+        if isinstance(request, ParkedRequest):
+            self._parked(request)
+            return None
         if isinstance(request, EpochAtRequest):
             self._epoch_at(request)
             return None
@@ -160,6 +177,20 @@ class Intake:
                 return Milestone.REFERENCES, needed
         self._writes.submit(request, catalog, max(epoch, partition.last_stamp))
         return None
+
+    def _redrive(self, request: RedriveRequest) -> tuple[Milestone, int] | None:
+        partition = self._open_partition(request.partition, write=True)
+        needed = self._control.reference_epoch
+        if self._copies.through < needed:
+            return Milestone.REFERENCES, needed
+        self._writes.redrive(request, max(self._ring.epoch, partition.last_stamp))
+        return None
+
+    def _parked(self, request: ParkedRequest) -> None:
+        partition = self._open_partition(request.partition)
+        request.writes, request.more = partition.parking.page(request.map, request.after, request.rows_max)
+        request.superseded = [superseded(write, partition.tables.get(write.map)) for write in request.writes]
+        self._emit(Answered((request,)))
 
     def _read(
         self, request: ReadRequest, carried: Epoch, tails: Mapping[PartitionId, Position] | None

@@ -20,7 +20,7 @@ from tidegrid.grid.engine.admission import check
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.compute import Computation
 from tidegrid.grid.engine.effects import Try
-from tidegrid.grid.engine.frame import Frame, Loan
+from tidegrid.grid.engine.frame import Frame, Loan, Portion
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.requests import Known
@@ -33,7 +33,7 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.messages import GroupMessage
 from tidegrid.grid.ring.ownership import PartitionState
-from tidegrid.v1 import ring_pb2
+from tidegrid.v1 import grid_pb2, ring_pb2
 
 PATIENCE_SECONDS: Final = 1.0  # without a word of the coordinator
 DECIDED_KEPT: Final = 4096  # tries remembered, so that a late Borrow of one does not lend again
@@ -222,7 +222,9 @@ class Lending:
     def _compute(self, frame: Frame, partition: Partition, requests: Sequence[WriteRequest]) -> dict[int, GridError]:
         """Puts the writes into the frame; what refuses it, by row counted through all requests."""
         catalog = self._catalogs.at(frame.stamp)
-        computation = Computation(frame, None, partition.tables, catalog, self._copies, self._seed, self._limits)
+        computation = Computation(
+            frame, None, partition.tables, catalog, self._copies, self._seed, self._limits, partition.parking
+        )
         refused: dict[int, Mapping[int, GridError]] = {}
         for at, request in enumerate(requests):
             if not computation.add(request):
@@ -248,6 +250,7 @@ class Lending:
         runtime = self._catalogs.at(frame.stamp).runtime
         bound = runtime is not None and any(runtime.program(request.map) is not None for request in requests)
         versions = [version for portion in frame.portions for version in portion.versions]
+        parked = _parked(frame.portions, requests)
         frame.portions.clear()
         frame.seal(stamped=False)
         assert frame.payload is not None
@@ -261,6 +264,7 @@ class Lending:
             bound=bound,
             record=frame.payload,
             versions=versions,
+            parked=parked,
         )
         lent = _of(borrow, reply)
         frame.loan = Loan(borrow.group, borrow.attempt, lent, now)
@@ -276,6 +280,17 @@ def _counted(errors: Mapping[int, Mapping[int, GridError]], requests: Sequence[W
         counted |= {first + row: error for row, error in errors.get(at, {}).items()}
         first += len(request.keys)
     return counted
+
+
+def _parked(portions: Sequence[Portion], requests: Sequence[WriteRequest]) -> list[grid_pb2.IndexedText]:
+    """The rows that are stored without outputs, counted through all requests, each of which is one portion here."""
+    found: list[grid_pb2.IndexedText] = []
+    first = 0
+    for portion, request in zip(portions, requests, strict=True):
+        for row, text in (portion.parked or {}).items():
+            found.append(grid_pb2.IndexedText(index=first + row, text=text))
+        first += len(request.keys)
+    return found
 
 
 def _known(partition: Partition, requests: Sequence[WriteRequest], epoch: Epoch) -> list[Known]:

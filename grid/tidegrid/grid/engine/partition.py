@@ -4,7 +4,8 @@ Lifecycle: opening (checkpoint and log are replayed, nothing is served), open, d
 taken, what is on its way lands), closed (another owner, or the log has failed). While open, at most one frame is in
 flight; the next one may be computed on top of it and waits. A closed one lives on until its frame in flight is decided.
 
-Besides its clients' writes it takes in what other partitions route here; both go into frames of their own, by turns.
+Besides its clients' writes it takes in what other partitions route here, and runs parked writes again; each goes into
+frames of its own, by turns. A redrive is computed with nothing else on its way (engine/redriving.py).
 
 Invariants: nothing that is not durable is seen in any answer, refusals included: all answers of a frame wait for it.
 Stamps never decrease. `floor_epoch` covers every frame from the moment it was stamped (rule E4).
@@ -22,11 +23,14 @@ from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import Computation, References
 from tidegrid.grid.engine.delivery import Delivery
 from tidegrid.grid.engine.frame import Columns, Frame, Loan
+from tidegrid.grid.engine.parking import Parking
 from tidegrid.grid.engine.recent import LandedFrame, RecentFrames
+from tidegrid.grid.engine.redrive import RedriveQueue, RedriveRequest
+from tidegrid.grid.engine.redriving import RedriveComputation
 from tidegrid.grid.engine.requests import CLIENT_SESSION, RequestMemory
 from tidegrid.grid.engine.routes import Routes
 from tidegrid.grid.engine.write import WriteRequest
-from tidegrid.grid.log.record import SourceId
+from tidegrid.grid.log.record import SourceId, decode_record
 from tidegrid.grid.model.errors import GridError, WrongOwnerError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, PartitionId, Position, Term
 from tidegrid.grid.model.limits import Limits
@@ -39,6 +43,9 @@ from tidegrid.grid.store.table import Table
 _EAGER_BYTES = 64 * 1024  # a second frame is computed while one is in flight only when so much waits for it
 
 _NO_TERM: Final = Term(0)
+
+Done = list[WriteRequest | RedriveRequest]
+"""Requests that are complete."""
 
 FoldOf = Callable[[str, Epoch], Fold]
 """The fold of a map with one, as of an epoch."""
@@ -73,10 +80,13 @@ class Partition:
         self.memory = RequestMemory(limits, session_epochs)
         self.recent = RecentFrames(recent_bytes)
         self.routes = Routes(partition)
+        self.parking = Parking(limits)
         self.deliveries: deque[Delivery] = deque()  # came from other partitions, in no frame yet
         self.delivering: set[SourceId] = set()  # their sources, and those of the frames on their way
         self.delivery_bytes = 0
         self._delivered_last = False  # deliveries and writes take turns
+        self.redrives = RedriveQueue()
+        self._redriven_last = False
         self.queue: deque[WriteRequest] = deque()
         self.queued_bytes = 0
         self.in_flight: Frame | None = None
@@ -110,9 +120,26 @@ class Partition:
         lent_next = self.reserved and not self._owed
         if self.in_flight is not None:
             eager = self.queued_bytes + self.delivery_bytes >= _EAGER_BYTES
-            if self.in_flight.loan is not None or lent_next or not eager:
+            if self.in_flight.loan is not None or lent_next or not eager or self.redrives:
                 return False
-        return bool(self.queue and not lent_next) or self._next_delivery(epoch) is not None
+        return bool((self.queue or self.redrives) and not lent_next) or self._next_delivery(epoch) is not None
+
+    def redrives_next(self, epoch: Epoch) -> bool:
+        """Whether the next frame is that of a redrive."""
+        if not self.redrives or self.in_flight is not None or (self.reserved and not self._owed):
+            return False
+        return not (self._redriven_last and (self.queue or self._next_delivery(epoch) is not None))
+
+    def compute_redrive(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
+        """The next frame, from the oldest redrive."""
+        assert self.next is None and self.in_flight is None and self.serving and epoch >= self.last_stamp
+        self._owed, self._redriven_last = False, True
+        frame = Frame(self.id, self.term, epoch, time_ms, references.through)
+        parking, tables, limits = self.parking, self.tables, self.limits
+        RedriveComputation(frame, self.redrives.first, parking, tables, catalog, references, seed, limits).run()
+        frame.seal()
+        self.next = frame
+        return frame
 
     def deliver(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
@@ -148,9 +175,9 @@ class Partition:
     ) -> Frame:
         """The next frame, from deliveries. `catalog` is that of the epoch of `first`, `epoch` the node's."""
         assert self.next is None and self.serving and epoch >= max(self.last_stamp, first.effective)
-        self._delivered_last = True
+        self._delivered_last, self._redriven_last = True, False
         frame = Frame(self.id, self.term, epoch, first.time_ms, references.through)
-        computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
+        computation = self._computation(frame, catalog, references, seed)
         for delivery in self._alike(first):
             if not computation.deliver(delivery):
                 break
@@ -172,9 +199,9 @@ class Partition:
     def compute(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
         """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
         assert self.next is None and self.serving and epoch >= self.last_stamp
-        self._owed = self._delivered_last = False
+        self._owed = self._delivered_last = self._redriven_last = False
         frame = Frame(self.id, self.term, epoch, time_ms, references.through)
-        computation = Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits)
+        computation = self._computation(frame, catalog, references, seed)
         while self.queue:
             request = self.queue[0]
             if not computation.add(request):
@@ -186,11 +213,14 @@ class Partition:
         self.next = frame
         return frame
 
+    def _computation(self, frame: Frame, catalog: Catalog, references: References, seed: int) -> Computation:
+        return Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits, self.parking)
+
     # Frames ------------------------------------------------------------------------------------------------------
 
     def may_lend(self) -> bool:
         """Nothing is in flight, and groups and other writes take turns."""
-        return self.in_flight is None and self.next is None and not (self._owed and self.queue)
+        return self.in_flight is None and self.next is None and not (self._owed and (self.queue or self.redrives))
 
     def lend(self, frame: Frame) -> None:
         """The next slot is lent for this frame, which is in flight from here on."""
@@ -205,7 +235,7 @@ class Partition:
             return self.in_flight
         return None
 
-    def landed(self, position: Position | None, reference_maps: Iterable[str] = ()) -> list[WriteRequest]:
+    def landed(self, position: Position | None, reference_maps: Iterable[str] = ()) -> Done:
         """The frame in flight is in the log (None: it had nothing to append). Returns the requests this completes."""
         frame, self.in_flight = self.in_flight, None
         assert frame is not None
@@ -220,6 +250,9 @@ class Partition:
                     self.memory.accepted(run.session, run.first_sequence, versions, frame.stamp)
             for name, columns in frame.outputs.items():
                 self._apply(name, columns, stamp)
+            if frame.failures or frame.redriving is not None:
+                assert frame.payload is not None
+                self.parking.landed(position, frame.effective, decode_record(frame.payload))
             if any(name in frame.maps for name in reference_maps):
                 self.references_changed = frame.stamp
             self.recent.add(LandedFrame(frame.effective, self.id, position, frame.time_ms, frame.maps, frame.sections))
@@ -231,11 +264,18 @@ class Partition:
         if table is not None:
             table.apply(columns.keys, columns.values, bytes(columns.ops), columns.versions, stamp)
 
-    def _answer(self, frame: Frame) -> list[WriteRequest]:
-        done: list[WriteRequest] = []
+    def _answer(self, frame: Frame) -> Done:
+        done: Done = []
+        if frame.redriving is not None:
+            redrive = frame.redriving.request
+            redrive.answer(frame.redriving.outcomes, frame.stamp)
+            if redrive.complete or not self.serving:
+                done += self.redrives.end(redrive)
         for portion in frame.portions:
             request = portion.request
             request.answer_rows(portion.begin, portion.versions, frame.stamp, portion.errors)
+            if portion.parked is not None:
+                request.note_parked(portion.parked)
             if (
                 portion.errors
                 and request.session[0] == CLIENT_SESSION
@@ -254,7 +294,7 @@ class Partition:
         others = request.pass_on()
         return [request, *others] if request.reply_to is not None else others
 
-    def failed(self, error: GridError) -> list[WriteRequest]:
+    def failed(self, error: GridError) -> Done:
         """The frame in flight is not in the log and never will be: its writes end with `error`.
 
         What was computed on it is computed again. Returns the completed requests.
@@ -278,9 +318,11 @@ class Partition:
         self._requeue(frame)
         self.tail, self.last_stamp = position, max(self.last_stamp, stamp)
 
-    def _fail(self, frame: Frame, error: GridError) -> list[WriteRequest]:
+    def _fail(self, frame: Frame, error: GridError) -> Done:
         """Rows of `frame` end with `error`; refusals computed with it may rest on what is undone, so they do too."""
-        done = []
+        done: Done = []
+        if frame.redriving is not None:
+            done += self.redrives.end(frame.redriving.request, error)
         for portion in frame.portions:
             request = portion.request
             rows = range(portion.begin, portion.begin + len(portion.versions))
@@ -299,7 +341,7 @@ class Partition:
                 self.queue.appendleft(request)
                 self.queued_bytes += request.size
 
-    def close(self, error: GridError | None = None) -> list[WriteRequest]:
+    def close(self, error: GridError | None = None) -> Done:
         """No longer the owner: what waits ends with `error`, nothing of it was stored.
 
         The frame in flight stays: whether it is in the log shows when its append is answered, or its slot read.
@@ -309,7 +351,8 @@ class Partition:
         if self.next is not None:
             computed, self.next = self.next, None
             self._requeue(computed)
-        done = []
+        redriving = self.in_flight.redriving if self.in_flight is not None else None
+        done: Done = [*self.redrives.end_all(error, redriving.request if redriving is not None else None)]
         for request in self.queue:
             count = len(request.keys)
             request.answer_rows(
@@ -336,7 +379,8 @@ class Partition:
 
     @property
     def drained(self) -> bool:
-        return self.in_flight is None and self.next is None and not self.queue and not self.deliveries
+        waiting = self.queue or self.deliveries or self.redrives
+        return self.in_flight is None and self.next is None and not waiting
 
     # Time --------------------------------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ def _change(trigger: TriggerSpec, change: str) -> TriggerChange:
 
 
 def _declared(trigger: TriggerSpec) -> tuple[object, ...]:
-    return trigger.module, trigger.on, trigger.emits, trigger.schema
+    return trigger.module, trigger.on, trigger.emits, trigger.schema, trigger.on_error
 
 
 def _texts(deployment: Deployment) -> dict[str, str]:

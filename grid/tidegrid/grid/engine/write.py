@@ -25,12 +25,13 @@ def section_bytes(name: str) -> int:
 class WriteRequest:
     """Rows are columns of equal length. `conditions` maps a row to the version it expects (0: absent).
 
-    `reply_to` is the shell's own and opaque here. After completion `versions`, `epochs` and `errors` hold the answers.
+    `reply_to` is the shell's own and opaque here. After completion `versions`, `epochs` and `errors` hold the answers;
+    `parked` says, by row, why what was stored has no outputs (None: nothing is parked).
     """
 
     __slots__ = (
         "conditions", "epochs", "errors", "first_sequence", "joiners", "keys", "lowest_unanswered", "map", "next_row",
-        "ops", "partition", "repeated", "reply_to", "schema", "session", "size", "unanswered", "values", "versions",
+        "ops", "parked", "partition", "repeated", "reply_to", "schema", "session", "size", "unanswered", "values", "versions",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class WriteRequest:
         self.epochs: list[int] = [0] * count
         self.errors: dict[int, GridError] = {}
         self.repeated: list[int] = []
+        self.parked: dict[int, str] | None = None
         self.joiners: list[tuple[WriteRequest, int, int, bool]] = []  # (who, its row, my row, as a repeat)
 
     def part(self, begin: int, end: int) -> WriteRequest:
@@ -99,6 +101,9 @@ class WriteRequest:
                 self.epochs[row] = 0
         self.unanswered -= end - begin
 
+    def note_parked(self, parked: Mapping[int, str]) -> None:
+        self.parked = {**(self.parked or {}), **parked}
+
     def pass_on(self) -> list[WriteRequest]:
         """Gives the answers to those who joined; returns the requests that this completes."""
         done = []
@@ -110,6 +115,8 @@ class WriteRequest:
                 self.errors.get(mine),
                 repeat or mine in self.repeated,
             )
+            if self.parked is not None and mine in self.parked:
+                other.note_parked({row: self.parked[mine]})
             if not other.unanswered:
                 done.append(other)
         self.joiners = []

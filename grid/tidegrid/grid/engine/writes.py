@@ -16,6 +16,7 @@ from tidegrid.grid.engine.compute import References
 from tidegrid.grid.engine.effects import Answered, Append, Effect, Purpose, ReadControl, ReadLog, Slot
 from tidegrid.grid.engine.frame import Frame
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.redrive import RedriveRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.record import DATA, OPEN, decode_record, encode_fill, stamped
@@ -80,6 +81,13 @@ class WritePath:
         if partition.wants_computing(epoch):
             self._waiting[partition.id] = None
 
+    def redrive(self, request: RedriveRequest, epoch: Epoch) -> None:
+        """Queues it in its partition, which is open here. Raises a GridError."""
+        partition = self.partitions[request.partition]
+        self.check_room(epoch)
+        partition.redrives.add(request)
+        self._again(partition, epoch)
+
     def check_room(self, epoch: Epoch) -> None:
         """Raises what keeps this node from taking anything new."""
         if self.failure is not None:
@@ -104,7 +112,9 @@ class WritePath:
             if not partition.wants_computing(epoch):
                 continue
             delivery = partition.delivers_next(epoch)
-            if delivery is not None:
+            if partition.redrives_next(epoch):
+                frame = partition.compute_redrive(catalogs.at(epoch), epoch, time_ms, references, self._seed)
+            elif delivery is not None:
                 theirs = catalogs.at(delivery.effective)
                 frame = partition.compute_routed(delivery, theirs, epoch, references, self._seed)
             else:
@@ -112,7 +122,8 @@ class WritePath:
             self.highest_stamp = epoch
             self._launch(partition)
             self._again(partition, epoch)
-            return max(frame.count, sum(len(portion.versions) for portion in frame.portions))
+            redriven = len(frame.redriving.outcomes) if frame.redriving is not None else 0
+            return max(frame.count, redriven, sum(len(portion.versions) for portion in frame.portions))
         return 0
 
     def _compute(
@@ -349,7 +360,7 @@ class WritePath:
         if self.partitions.get(partition.id) is partition:
             self.stirred(partition)
 
-    def _answer(self, requests: Iterable[WriteRequest]) -> None:
+    def _answer(self, requests: Iterable[WriteRequest | RedriveRequest]) -> None:
         done = tuple(requests)
         if done:
             self._emit(Answered(done))

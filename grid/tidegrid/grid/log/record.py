@@ -4,7 +4,7 @@ The format is `tidegrid.v1.Record` (docs/formats.md). A record holds *sections*,
 columns of equal length; a section is serialised once, alone, and its bytes serve the log, subscribers and replicas.
 The first `write_sections` sections are the raw writes, the others the outputs that they caused; request ids are runs
 over the writes in section order. Outputs to other partitions are in the outbox, an entry each; a ROUTED record holds
-such entries as delivered, in place of the writes.
+such entries as delivered, in place of the writes. Failures name the rows whose triggers failed (engine/parking.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError
 from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term
-from tidegrid.v1.record_pb2 import DATA, FILL, OPEN, ROUTED, Failure, Outbox, Record, Section, Source
+from tidegrid.v1.record_pb2 import DATA, FILL, OPEN, ROUTED, Failure, Outbox, Record, Redriven, Section, Source
 
 PUT: Final = 1
 DELETE: Final = 2
@@ -34,6 +34,7 @@ __all__ = [
     "Failure",
     "Outbox",
     "Record",
+    "Redriven",
     "RequestRun",
     "Section",
     "SourceId",
@@ -115,6 +116,8 @@ def encode_data(
     sections: Sequence[bytes],
     write_sections: int,
     outbox: Sequence[bytes] = (),
+    failures: Sequence[Failure] = (),
+    redriven: Sequence[Redriven] = (),
 ) -> bytes:
     return Record(
         kind=DATA,
@@ -131,6 +134,8 @@ def encode_data(
         sections=sections,
         write_sections=write_sections,
         outbox=outbox,
+        failures=failures,
+        redriven=redriven,
     ).SerializeToString()
 
 

@@ -20,6 +20,8 @@ class Limits:
     delivery_bytes_max: int = 16 * 1024 * 1024  # routed to one partition and not in its log yet; more has to come again
     chain_depth_max: int = 8  # triggers that set off triggers
     outputs_max: int = 1_000  # of one write, through its whole chain
+    parked_max: int = 10_000  # writes whose triggers failed, per partition: somebody should look before there are more
+    parked_bytes_max: int = 16 * 1024 * 1024  # of these, with key, value and message: they stay in memory
     sessions_max: int = 50_000  # request memory, per partition
     session_writes_max: int = 65_536  # unanswered writes of one session, per partition
     session_epochs: int = 1 << 15  # a session's life; a client renews at half of it

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.history import Cursor
 from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.engine.intake import Request
 from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ScanRequest
-from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.engine.redrive import ParkedRequest, RedriveRequest
+from tidegrid.grid.model.errors import GridError, TooLargeError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.ring.declarations import spec_from, spec_message
 from tidegrid.grid.rpc.deploying import Deploying
@@ -26,6 +27,10 @@ from tidegrid.grid.rpc.wire import (
     commit_reply,
     error_message,
     history_reply,
+    parked_id,
+    parked_reply,
+    redrive_reply,
+    redrive_request,
     scan_request,
 )
 from tidegrid.grid.runtime.driver import Driver
@@ -33,6 +38,8 @@ from tidegrid.grid.runtime.history import history_page
 from tidegrid.grid.runtime.local_grid import LocalGrid
 from tidegrid.grid.version import version
 from tidegrid.v1 import control_pb2, grid_pb2
+
+PARKED_ROWS_MAX: Final = 500  # of one answer: with keys and messages it fits a message
 
 
 class GridService:
@@ -53,6 +60,8 @@ class GridService:
             "History": self.history,
             "Hold": self.hold,
             "Status": self.status,
+            "Parked": self.parked,
+            "Redrive": self.redrive,
             "Put": self._json.put,
             "Delete": self._json.delete,
             "Get": self._json.get,
@@ -192,6 +201,26 @@ class GridService:
             return grid_pb2.HoldReply(carry=self.carry(), error=error_message(held.error))
         left_ms = max(0, held.expires_ms - self._driver.instant().time_ms)
         return grid_pb2.HoldReply(carry=self.carry(), epoch=held.epoch, taken=held.taken, left_ms=left_ms)
+
+    async def parked(self, request: grid_pb2.ParkedRequest) -> grid_pb2.ParkedReply:
+        rows_max = min(request.rows_max or PARKED_ROWS_MAX, PARKED_ROWS_MAX)
+        asked: ParkedRequest = await self._submit(
+            lambda answered: ParkedRequest(
+                PartitionId(request.partition), request.map, parked_id(request.after), rows_max, answered
+            ),
+            request.carry, request.deadline_ms,
+        )  # fmt: skip
+        return parked_reply(self.carry(), asked)
+
+    async def redrive(self, request: grid_pb2.RedriveRequest) -> grid_pb2.RedriveReply:
+        limit = self._driver.node.limits.batch_writes_max
+        if not 0 < len(request.ids) <= limit:
+            error = TooLargeError.of("redrive", len(request.ids), limit, "writes")
+            return grid_pb2.RedriveReply(carry=self.carry(), error=error_message(error))
+        asked: RedriveRequest = await self._submit(
+            lambda answered: redrive_request(request, answered), request.carry, request.deadline_ms
+        )
+        return redrive_reply(self.carry(), asked)
 
     async def status(self, _request: grid_pb2.StatusRequest) -> grid_pb2.StatusReply:
         return grid_pb2.StatusReply(

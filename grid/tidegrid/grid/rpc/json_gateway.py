@@ -107,7 +107,10 @@ class JsonGateway:
         written: WriteRequest = await self._submit(partition, make, request.carry)
         if written.errors:
             raise written.errors[0]
-        return grid_pb2.WriteReply(carry=self._carry(), version=written.versions[0], epoch=written.epochs[0])
+        return grid_pb2.WriteReply(
+            carry=self._carry(), version=written.versions[0], epoch=written.epochs[0],
+            parked=(written.parked or {}).get(0, ""),
+        )  # fmt: skip
 
     def _request_id(
         self, request: grid_pb2.PutRequest | grid_pb2.DeleteRequest, partition: PartitionId

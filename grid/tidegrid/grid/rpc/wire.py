@@ -9,7 +9,9 @@ from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.history import HistoryPage
 from tidegrid.grid.engine.intake import Carry, Request
 from tidegrid.grid.engine.node import Node
+from tidegrid.grid.engine.parking import ParkedId
 from tidegrid.grid.engine.reads import ReadRequest, ScanRequest
+from tidegrid.grid.engine.redrive import ParkedRequest, RedriveRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.record import DELETE, PUT
 from tidegrid.grid.model.error_message import error_message as error_message
@@ -65,6 +67,8 @@ def write_answer(request: WriteRequest) -> grid_pb2.WriteAnswer:
         if message is None:
             message = messages[id(error)] = error_message(error)
         answer.errors.append(grid_pb2.IndexedError(index=row, error=message))
+    if request.parked is not None:
+        answer.parked.extend(grid_pb2.IndexedText(index=row, text=text) for row, text in request.parked.items())
     return answer
 
 
@@ -74,8 +78,47 @@ def commit_reply(carry: grid_pb2.Carry, request: GroupRequest) -> grid_pb2.Commi
         reply.error.CopyFrom(error_message(request.error))
     for (batch, row), error in sorted(request.errors.items(), key=lambda found: found[0]):
         reply.errors.add(batch=batch, row=row, error=error_message(error))
+    for (batch, row), text in sorted(request.parked.items()):
+        reply.parked.add(batch=batch, row=row, message=text)
     reply.versions.extend(grid_pb2.CommitVersions(versions=versions) for versions in request.versions)
     return reply
+
+
+def parked_reply(carry: grid_pb2.Carry, request: ParkedRequest) -> grid_pb2.ParkedReply:
+    if request.error is not None:
+        return grid_pb2.ParkedReply(carry=carry, error=error_message(request.error))
+    writes = [
+        grid_pb2.ParkedWrite(
+            partition=request.partition, id=_parked_id(write.id), map=write.map, key=write.key, op=write.op, schema=write.schema,
+            version=write.version, epoch=write.effective, time_ms=write.time_ms, routed=write.routed, trigger=write.trigger,
+            module=write.module, line=write.line, message=write.message, tries=write.tries, superseded=superseded,
+        )
+        for write, superseded in zip(request.writes, request.superseded, strict=True)
+    ]  # fmt: skip
+    return grid_pb2.ParkedReply(carry=carry, writes=writes, more=request.more)
+
+
+def redrive_request(asked: grid_pb2.RedriveRequest, reply_to: Callable[[Request], None]) -> RedriveRequest:
+    ids = [parked_id(of) for of in asked.ids]
+    return RedriveRequest(PartitionId(asked.partition), ids, asked.force, asked.drop, reply_to)
+
+
+def redrive_reply(carry: grid_pb2.Carry, request: RedriveRequest) -> grid_pb2.RedriveReply:
+    if request.error is not None:
+        return grid_pb2.RedriveReply(carry=carry, error=error_message(request.error))
+    outcomes = [
+        grid_pb2.RedriveOutcome(id=_parked_id(of), outcome=word, message=message, epoch=epoch)
+        for of, word, message, epoch in request.outcomes
+    ]
+    return grid_pb2.RedriveReply(carry=carry, outcomes=outcomes)
+
+
+def parked_id(message: grid_pb2.ParkedId) -> ParkedId:
+    return ParkedId(Position(message.position), message.row)
+
+
+def _parked_id(of: ParkedId) -> grid_pb2.ParkedId:
+    return grid_pb2.ParkedId(position=of.position, row=of.row)
 
 
 def read_answer(request: ReadRequest) -> grid_pb2.ReadAnswer:

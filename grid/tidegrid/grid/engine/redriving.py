@@ -1,0 +1,161 @@
+"""Computing a redrive: the triggers in force run on parked writes again, and what they make is stamped now.
+
+A trigger sees the write as it was written: key, value, schema, version, the value before it and its wall time. All
+else is of today: the code, the epoch, other keys and reference maps. So the outputs are of the redrive's epoch, which
+is open; what is closed stays as it is.
+
+Such a frame is computed with nothing else on its way in the partition, so that the tables and what is parked are the
+truth: nothing is redriven twice, and no newer version of a key is overlooked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tidegrid.grid.engine.catalog import Catalog
+from tidegrid.grid.engine.compute import References
+from tidegrid.grid.engine.frame import RECORD_BYTES, Frame, Redriving
+from tidegrid.grid.engine.parking import ParkedWrite, Parking, redriven
+from tidegrid.grid.engine.placing import Placing, failure_of
+from tidegrid.grid.engine.redrive import DROPPED, FAILED, GONE, REDRIVEN, SUPERSEDED, Outcome, RedriveRequest
+from tidegrid.grid.engine.write import PER_WRITE_BYTES
+from tidegrid.grid.log.record import DELETE, Failure
+from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.store.table import Table
+from tidegrid.triggers import schemas
+from tidegrid.triggers.runtime import FrameContext, Output, Rejection, Routed
+
+REDRIVEN_BYTES = 32  # what an id weighs in a record
+
+
+class _Sees:
+    """What the triggers of one parked write look up: the partition as it is, and the value before the write."""
+
+    def __init__(self, write: ParkedWrite, tables: Mapping[str, Table], frame: Frame, references: References) -> None:
+        self._write = write
+        self._tables = tables
+        self._frame = frame
+        self._references = references
+
+    def get(self, map_name: str, key: bytes) -> bytes | None:
+        if (map_name, key) == (self._write.map, self._write.key):
+            return self._write.previous
+        table = self._tables.get(map_name)
+        version = table.latest(key) if table is not None else None
+        return version[0] if version is not None else None
+
+    def reference(self, map_name: str, key: bytes) -> bytes | None:
+        return self._references.get(map_name, key, self._frame.ref_epoch)
+
+
+class RedriveComputation:
+    def __init__(
+        self,
+        frame: Frame,
+        request: RedriveRequest,
+        parking: Parking,
+        tables: Mapping[str, Table],
+        catalog: Catalog,
+        references: References,
+        seed: int,
+        limits: Limits,
+    ) -> None:
+        self._frame = frame
+        self._parking = parking
+        self._tables = tables
+        self._catalog = catalog
+        self._references = references
+        self._seed = seed
+        self._limits = limits
+        self._placing = Placing(frame, None, tables, catalog, limits)
+        self._redriving = frame.redriving = Redriving(request, request.next_row)
+        self._room = limits.record_bytes_max - RECORD_BYTES - catalog.output_sections_bytes
+
+    def run(self) -> None:
+        """As many of the request's writes as one frame takes; the first one always goes in."""
+        request, redriving = self._redriving.request, self._redriving
+        for of in request.ids[request.next_row :]:
+            write = self._parking.get(of)
+            if write is None:
+                redriving.outcomes.append(Outcome(of, GONE))
+            elif request.drop:
+                redriving.done.append(redriven(of, dropped=True))
+                redriving.outcomes.append(Outcome(of, DROPPED))
+                self._frame.size += REDRIVEN_BYTES
+            elif not request.force and superseded(write, self._tables.get(write.map)):
+                redriving.outcomes.append(Outcome(of, SUPERSEDED, _SUPERSEDED))
+            elif not self._run(write):
+                break
+            if len(redriving.done) >= self._limits.frame_writes_max:
+                break
+
+    def _run(self, write: ParkedWrite) -> bool:
+        """False: it goes into the next frame."""
+        frame, redriving = self._frame, self._redriving
+        at = len(redriving.done)
+        result, routed = self._activate(write)
+        failure: Failure | None = None
+        if isinstance(result, Rejection):
+            failure = failure_of(at, result)
+            weight = failure.ByteSize() + PER_WRITE_BYTES
+        else:
+            weight = sum(len(key) + len(out or b"") + PER_WRITE_BYTES for _, _, key, out in result)
+            weight += self._placing.routed_weight(routed)
+        if frame.size + weight + REDRIVEN_BYTES > self._room:
+            if redriving.done:
+                return False
+            text = f"the outputs weigh {weight:,} bytes, more than a record has room for; emit less at a time"
+            failure = Failure(row=at, trigger=write.trigger, module=write.module, line=write.line, message=text)
+            weight = failure.ByteSize() + PER_WRITE_BYTES
+        frame.size += weight + REDRIVEN_BYTES
+        redriving.done.append(redriven(write.id))
+        if failure is not None:
+            frame.failures.append(failure)
+            redriving.outcomes.append(Outcome(write.id, FAILED, failure.message))
+            return True
+        assert isinstance(result, list)
+        self._placing.put_outputs(result, at)
+        self._placing.put_routed(routed, at)
+        redriving.outcomes.append(Outcome(write.id, REDRIVEN))
+        return True
+
+    def _activate(self, write: ParkedWrite) -> tuple[list[Output] | Rejection, list[Routed]]:
+        """Where no trigger is on its map any more, nothing comes of it."""
+        runtime, frame = self._catalog.runtime, self._frame
+        program = runtime.program(write.map) if runtime is not None else None
+        if runtime is None or program is None:
+            return [], []
+        unhandled = schemas.unhandled_schema(program, write.schema)
+        if unhandled is not None:
+            return _unhandled(write, unhandled.message), []
+        context = FrameContext(
+            partition=frame.partition,
+            epoch=frame.effective,
+            time_ms=write.time_ms,
+            ref_epoch=self._references.changed,
+            seed=self._seed ^ (write.id.position << 24) ^ write.id.row,
+        )
+        session = runtime.bind(context, _Sees(write, self._tables, frame, self._references))
+        version = 0 if write.routed else write.version
+        result = session.activate(program, write.op, write.key, write.value, version, write.schema)
+        routed = list(session.routed)
+        session.end()
+        return result, routed
+
+
+def superseded(write: ParkedWrite, table: Table | None) -> bool:
+    """Whether there is a later version of its key: outputs of the older one would go over those of the newer."""
+    if table is None:
+        return False  # a stream
+    latest = table.latest(write.key)
+    if latest is None:  # reclaimed, with a delete that came last
+        return write.op != DELETE
+    _, number, (epoch, position, _) = latest
+    return (epoch, position, number) > (write.effective, write.id.position, write.version)
+
+
+def _unhandled(write: ParkedWrite, message: str) -> Rejection:
+    return Rejection(write.trigger, write.module, write.line, "", message, message, True)
+
+
+_SUPERSEDED = "a later version of its key has been written; --force redrives it all the same, --drop forgets it"
