@@ -27,6 +27,7 @@ from tidegrid.grid.engine.effects import (
 )
 from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.node import Instant, Node
+from tidegrid.grid.engine.parking import ParkedId
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import CloseRequest, ReadRequest, ScanRequest
 from tidegrid.grid.engine.retention import RetentionOptions
@@ -405,6 +406,10 @@ def state_of(partition: Partition) -> dict[str, Any]:
         "tables": {
             name: {of: table.chain(of) for of in sorted(table.keys())} for name, table in partition.tables.items()
         },
+        "parked": [
+            (write.id, write.map, write.key, write.value, write.previous, write.message, write.tries, write)
+            for write in partition.parking.page("", ParkedId(BEFORE_FIRST, 0), 1 << 30)[0]
+        ],
         "memory": {
             session: [(first, last, epoch, versions) for first, last, epoch, versions in runs]
             for session, _, _, runs in partition.memory.rows()

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegrid.grid.engine import checkpoint
 from tidegrid.grid.engine.checkpoint import checkpoint_chunks
+from tidegrid.grid.engine.parking import ParkedId
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.redrive import RedriveRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.record import Record, RequestRun, encode_data, encode_open, encode_section
 from tidegrid.grid.model.errors import FormatError
-from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term, partition_log
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Incarnation, NodeId, PartitionId, Position, Term, partition_log
 from tidegrid.v1.record_pb2 import DATA
 
 from tests.unit.engine.stand import Stand, client_session, key, named_session, pack, recover, state_of
@@ -23,8 +25,10 @@ table("raw", key=("k",))
 table("copy", like="raw")
 stream("said", like="raw")
 
-@trigger(on="raw", emits=("copy", "said"))
-def follow(write):
+@trigger(on="raw", emits=("copy", "said"), on_error="park")
+def follow(write, grid):
+    if write.value == 3 and grid.random.random() < 0.7:
+        raise ValueError(write.previous)
     if write.op == "delete":
         yield Delete("copy", write.key)
     else:
@@ -38,7 +42,7 @@ steps = st.lists(
             st.sampled_from(["t", "raw", "r", "s"]),
             st.lists(st.tuples(st.sampled_from("abcdef"), st.none() | st.integers(0, 9)), min_size=1, max_size=5),
         ),
-        st.tuples(st.sampled_from(["close", "restart", "checkpoint", "reclaim"]), st.just([])),
+        st.tuples(st.sampled_from(["close", "restart", "checkpoint", "reclaim", "redrive", "drop"]), st.just([])),
     ),
     max_size=25,
 )
@@ -67,6 +71,11 @@ def test_recovered_state_equals_the_live_one(
                 saved = list(checkpoint_chunks(stand.partition()))
             elif step == "reclaim":
                 stand.node.reclaim(100)
+            elif step in ("redrive", "drop"):
+                ids = [write.id for write in stand.partition().parking.page("", ParkedId(BEFORE_FIRST, 0), 3)[0]]
+                if ids:
+                    stand.submit(RedriveRequest(PartitionId(0), ids, number % 2 == 0, step == "drop", "to the test"))
+                    stand.land_all()
             else:
                 session = named_session() if number % 3 == 0 else client_session(number % 2, created=1)
                 pairs = [(of, value if step != "s" else value or 0) for of, value in rows]

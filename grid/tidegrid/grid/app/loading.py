@@ -29,11 +29,12 @@ SHOWN_MAX = 5  # refused rows told on stderr, per file
 
 @dataclass(slots=True)
 class LoadCount:
-    """Rows of one file. `repeated`: an earlier load had written them."""
+    """Rows of one file. `repeated`: an earlier load had written them. `parked`: of the accepted, a trigger failed on them."""
 
     accepted: int = 0
     repeated: int = 0
     refused: int = 0
+    parked: int = 0
     epoch: int = 0  # the highest of its writes; 0: nothing was written
     began: float = field(default_factory=time.monotonic)
 
@@ -144,6 +145,7 @@ async def load(
 def _count(outcomes: Outcomes, source: Source, count: LoadCount, refusals: Refusals) -> None:
     count.repeated += len(outcomes.repeated)
     count.accepted += outcomes.accepted - len(outcomes.repeated)
+    count.parked += len(outcomes.parked)
     count.epoch = max(count.epoch, outcomes.epoch)
     taken = source.taken
     if not outcomes.errors:

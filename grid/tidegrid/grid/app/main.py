@@ -12,6 +12,7 @@ from tidegrid.grid.app.commands.history import history
 from tidegrid.grid.app.commands.holds import holds
 from tidegrid.grid.app.commands.load import load
 from tidegrid.grid.app.commands.map import maps
+from tidegrid.grid.app.commands.parked import parked
 from tidegrid.grid.app.commands.put import put
 from tidegrid.grid.app.commands.replica import replica
 from tidegrid.grid.app.commands.ring import ring
@@ -45,6 +46,7 @@ for read_or_write in (load, put, delete, get, scan, history):
     app.command(rich_help_panel=_DATA)(read_or_write)
 for follow in (subscribe, replica, effects, status, ring):
     app.command(rich_help_panel=_FOLLOW)(follow)
+app.add_typer(parked, name="parked", rich_help_panel=_CODE)
 app.add_typer(holds, name="holds", rich_help_panel=_FOLLOW)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def status_record(grid_id: bytes, partitions: int, members: Sequence[MemberStatu
         "horizon": max((status.horizon for status in answered), default=0),
         "held_back_by": hindrances(answered),
         "holds": holds(answered),
+        "parked": parked_counts(answered),
         "followers": [
             {"node": status.node, **plain(feed), "lag_epochs": max(0, closed - feed.after)}
             for status in answered
@@ -69,7 +71,18 @@ def status_view(record: dict[str, Any], width: int) -> list[RenderableType]:
     view += [Text(""), _partitions(record), Text(""), _followers(record)]
     if record["holds"]:
         view += [Text(""), holds_table(record["holds"])]
+    if record["parked"]:
+        view += [Text(""), _parked(record)]
     return view
+
+
+def parked_counts(answered: Sequence[grid_pb2.NodeStatus]) -> dict[str, int]:
+    """How many writes of each map are parked."""
+    counts: Counter[str] = Counter()
+    for status in answered:
+        for partition in status.partitions:
+            counts.update({found.map: found.writes for found in partition.parked})
+    return dict(sorted(counts.items()))
 
 
 def hindrances(answered: Sequence[grid_pb2.NodeStatus]) -> list[dict[str, Any]]:
@@ -146,6 +159,13 @@ def _partitions(record: dict[str, Any]) -> Table:
             str(part["partition"]), str(node), part["state"], str(part["term"]), f"{part['stamp']:,}",
             f"{part['entries']:,}", size_text(part["history_bytes"]), f"{part['queued_writes']:,}", f"{part['sessions']:,}",
         )  # fmt: skip
+    return table
+
+
+def _parked(record: dict[str, Any]) -> Table:
+    table = _table("<parked writes of", "writes")
+    for name, count in record["parked"].items():
+        table.add_row(name, f"{count:,}")
     return table
 
 

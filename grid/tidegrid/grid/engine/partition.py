@@ -125,8 +125,8 @@ class Partition:
         return bool((self.queue or self.redrives) and not lent_next) or self._next_delivery(epoch) is not None
 
     def redrives_next(self, epoch: Epoch) -> bool:
-        """Whether the next frame is that of a redrive."""
-        if not self.redrives or self.in_flight is not None or (self.reserved and not self._owed):
+        """Whether the next frame is that of a redrive. Where one waits, nothing is computed on a frame in flight."""
+        if not self.redrives or (self.reserved and not self._owed):
             return False
         return not (self._redriven_last and (self.queue or self._next_delivery(epoch) is not None))
 

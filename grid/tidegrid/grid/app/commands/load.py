@@ -138,6 +138,7 @@ def _tell(output: Output, path: Path, map_name: str, count: LoadCount) -> None:
                 "accepted": count.accepted,
                 "repeated": count.repeated,
                 "refused": count.refused,
+                "parked": count.parked,
                 "epoch": count.epoch,
                 "seconds": round(count.seconds, 3),
                 "rows_per_second": round(count.rate),
@@ -149,6 +150,8 @@ def _tell(output: Output, path: Path, map_name: str, count: LoadCount) -> None:
         parts.append(f"{count.repeated:,} were already there")
     if count.refused:
         parts.append(f"{count.refused:,} refused")
+    if count.parked:
+        parts.append(f"{count.parked:,} parked without outputs (see `tidegrid parked`)")
     epoch = f", readable by all from epoch {count.epoch:,} on" if count.epoch else ""
     output.answer(f"{path}: {', '.join(parts)} in {count.seconds:.1f} s ({count.rate:,.0f} rows/s){epoch}")
 

@@ -53,5 +53,8 @@ async def put(
             ack="closed" if closed else "durable",
         )
     if call.output.as_json:
-        call.output.record({"key": key_value(parsed), "version": ack.version, "epoch": ack.epoch})
+        told = {"key": key_value(parsed), "version": ack.version, "epoch": ack.epoch}
+        call.output.record(told if ack.parked is None else {**told, "parked": ack.parked})
     call.output.answer(f"stored: {at(ack.version, ack.epoch)}")
+    if ack.parked is not None:
+        call.output.note(f"parked, without outputs: {ack.parked}")
