@@ -31,6 +31,7 @@ def check_partition(judge: Judge, partition: Partition, *, reclaimed_to: int) ->
             ]
             _compare_chain(judge, name, key, chain, found, reclaimed_to)
     _check_memory(judge, partition)
+    judge.parked.check(partition)
 
 
 def _compare_chain(

@@ -41,7 +41,7 @@ table("sums", key=("item:int",), fold=fold)
 stream("far", key=("item:int",))
 
 
-@trigger(on="raw", emits=("latest", "totals", "events", "spread", "sums"))
+@trigger(on="raw", emits=("latest", "totals", "events", "spread", "sums"), on_error="park")
 def translate(write: Write, grid: Context):
     group, item = write.key
     if write.op == "delete":
@@ -58,6 +58,8 @@ def translate(write: Write, grid: Context):
     price = grid.get("prices", item)
     yield Put("latest", write.key, [CODE, row["x"], price])
     yield Put("totals", group, total)
+    if row["n"] % 12 == 5 and (CODE + row["n"] // 12) % 3:
+        raise ValueError("broken")
     yield Event("events", write.key, [CODE, row["x"], total, write.epoch])
     yield Put("spread", (item, group), [CODE, row["x"], row["n"]])
     yield Merge("sums", item, row["n"])
@@ -72,6 +74,8 @@ def carry_on(write: Write, grid: Context):
     _, x, n = write.value
     if n < 40:
         raise Reject("too small")
+    if n < 100 and CODE % 2:
+        raise ValueError("odd")
     yield Put("onward", item, [CODE, x, grid.get("beside", write.key), grid.get("prices", item), write.epoch])
     yield Merge("sums", 4 - item, n + 1)
 """
@@ -89,6 +93,10 @@ TABLES: Final = (*DIRECT, *DERIVED)
 STREAMS: Final = ("events", "notes", "far")
 
 
+class Fails(str):
+    """A trigger raises something that is no Reject, with this text."""
+
+
 class Wanted(NamedTuple):
     op: str
     map: str
@@ -99,7 +107,7 @@ class Wanted(NamedTuple):
 def expected(
     code: int, epoch: int, key: tuple[Any, ...], row: Any, latest: Look, reference: Look
 ) -> Iterator[Wanted | str]:
-    """What a write to raw emits, in order; a text: it is rejected for that reason. `row` None: a delete.
+    """What a write to raw emits, in order; a text: it is rejected for that reason, or (Fails) parked. `row` None: a delete.
 
     The caller says after each output to spread whether that is here: then what `chained` expects comes next.
     """
@@ -118,6 +126,9 @@ def expected(
         return
     yield Wanted("put", "latest", key, [code, row["x"], reference("prices", (item,))])
     yield Wanted("put", "totals", (group,), total)
+    if row["n"] % 12 == 5 and (code + row["n"] // 12) % 3:
+        yield Fails("broken")
+        return
     yield Wanted("event", "events", key, [code, row["x"], total, epoch])
     yield Wanted("put", "spread", (item, group), [code, row["x"], row["n"]])
     yield Wanted("merge", "sums", (item,), row["n"])
@@ -126,7 +137,7 @@ def expected(
 def chained(
     code: int, epoch: int, key: tuple[Any, ...], value: Any, beside: Look, reference: Look
 ) -> Iterator[Wanted | str]:
-    """The same for an output to spread; a text: its trigger fails."""
+    """The same for an output to spread; a text: its trigger rejects it, or (Fails) fails on it."""
     item, _ = key
     if value is None:
         yield Wanted("event", "far", (item,), [code, "gone"])
@@ -134,6 +145,9 @@ def chained(
     _, x, n = value
     if n < 40:
         yield "too small"
+        return
+    if n < 100 and code % 2:
+        yield Fails("odd")
         return
     yield Wanted("put", "onward", (item,), [code, x, beside("beside", key), reference("prices", (item,)), epoch])
     yield Wanted("merge", "sums", (4 - item,), n + 1)

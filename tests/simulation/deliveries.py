@@ -5,7 +5,7 @@ epoch of its source; I13 nothing of a closed epoch is outstanding; X6 look-ups a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from tidegrid.grid.log.record import (
     decode_section,
 )
 
-from tests.simulation.content import Wanted, chained, expected, pack, unpack, value_of
+from tests.simulation.content import Fails, Wanted, chained, expected, pack, unpack, value_of
 from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -65,35 +65,50 @@ class Deliveries:
 
     # One record ---------------------------------------------------------------------------------------------------
 
-    def outputs_of_write(
-        self, code: int, key: bytes, row: Any, position: int, partition: int, record: Record
-    ) -> Iterator[Wanted]:
-        """What a write to raw emits, here and elsewhere, with what its local outputs set off."""
+    def outputs_of_write(self, code: int, key: bytes, row: Any, partition: int, record: Record) -> list[Wanted] | Fails:
+        """What a write to raw emits, here and elsewhere, with what its local outputs set off. Fails: it is parked."""
+        made = self.made_of_write(code, key, row, partition, record)
+        if isinstance(made, Fails) and made == "broken":
+            return made
+        if isinstance(made, str):
+            raise Violation(f"a write to raw that a trigger refuses ({made}) is in the log")
+        return made
+
+    def made_of_write(self, code: int, key: bytes, row: Any, partition: int, record: Record) -> list[Wanted] | str:
         judge, keys = self._judge, self._judge.keys
 
         def latest(name: str, of: tuple[Any, ...]) -> Any:
             return value_of(judge.latest(name, keys.encode(of)))
 
         reference = self._reference(record)
+        outputs: list[Wanted] = []
         for made in expected(code, record.effective, keys.name(key), row, latest, reference):
             if isinstance(made, str):
-                raise Violation(f"a write to raw that its trigger rejects ({made}) is in the log")
-            yield made
+                return made
+            outputs.append(made)
             if made.map == "spread" and keys.partition("spread", keys.encode(made.key)) == partition:
                 for further in chained(code, record.effective, made.key, made.value, latest, reference):
                     if isinstance(further, str):
-                        raise Violation(f"a write to raw of which a further trigger fails ({further}) is in the log")
-                    yield further
+                        return further
+                    outputs.append(further)
+        return outputs
 
     def outputs_of_delivery(self, code: int, row: Row, partition: int, record: Record) -> list[Wanted] | str:
-        judge, keys = self._judge, self._judge.keys
         self._final[partition] = max(self._final[partition], record.effective)
+        return self.made_of_delivery(code, row.key, row.value, record.effective, record)
+
+    def made_of_delivery(
+        self, code: int, key: bytes, value: bytes | None, as_of: int | None, record: Record
+    ) -> list[Wanted] | str:
+        """`as_of`: of what it looks up beside it; None: the latest."""
+        judge, keys = self._judge, self._judge.keys
 
         def beside(name: str, of: tuple[Any, ...]) -> Any:
-            return value_of(judge.as_of(name, keys.encode(of), record.effective))
+            known = keys.encode(of)
+            return value_of(judge.latest(name, known) if as_of is None else judge.as_of(name, known, as_of))
 
-        value = None if row.value is None else unpack(row.value)
-        made = list(chained(code, record.effective, keys.name(row.key), value, beside, self._reference(record)))
+        content = None if value is None else unpack(value)
+        made = list(chained(code, record.effective, keys.name(key), content, beside, self._reference(record)))
         return made[0] if isinstance(made[0], str) else made  # type: ignore[return-value]
 
     def _reference(self, record: Record) -> Callable[[str, tuple[Any, ...]], Any]:

@@ -22,8 +22,9 @@ from tidegrid.grid.model.ids import CONTROL_LOG
 from tidegrid.grid.ring.holds import HoldEnd
 from tidegrid.v1.control_pb2 import ControlRecord, Horizon
 
-from tests.simulation.content import ITEMS, STREAMS, Keys, Wanted, folded, unpack
+from tests.simulation.content import ITEMS, STREAMS, Fails, Keys, Wanted, folded, unpack
 from tests.simulation.deliveries import Deliveries, Row
+from tests.simulation.parked import Parked
 from tests.simulation.violation import Violation
 
 __all__ = ["Judge", "RequestId", "SentRow", "Version", "Violation"]
@@ -93,6 +94,7 @@ class Judge:
         self.group_of: dict[RequestId, bytes] = {}
         self.reference_changes: list[int] = []
         self.deliveries = Deliveries(self)
+        self.parked = Parked(self)
         self.operands: dict[bytes, list[Operand]] = defaultdict(list)  # of sums, in order
         self.records = self.views = self.closes = 0
 
@@ -218,6 +220,10 @@ class Judge:
         split = record.write_sections
         emitted = self._all_emitted(partition, position, record)
         outbox: Outbox = {}
+        if record.redriven:
+            for at, made in self.parked.redriven_by(code, partition, position, record):
+                self._check_outputs(iter(made), at, partition, position, record, emitted, outbox)
+        failed = {failure.row for failure in record.failures} if not record.redriven else set()
         row = 0
         for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
             section = decode_section(payload)
@@ -227,9 +233,14 @@ class Judge:
                 self._write(next(ids), name, key, None if op == DELETE else value, version, position, record)
                 if name == "raw":
                     content = None if op == DELETE else unpack(value)
-                    made = self.deliveries.outputs_of_write(code, key, content, position, partition, record)
-                    self._check_outputs(made, row, partition, position, record, emitted, outbox)
+                    made_of = self.deliveries.outputs_of_write(code, key, content, partition, record)
+                    if isinstance(made_of, str):
+                        self.parked.park(partition, (position, row), name, key, content, version, record, failed)
+                    else:
+                        self._check_outputs(iter(made_of), row, partition, position, record, emitted, outbox)
                 row += 1
+        if failed:
+            raise Violation(f"parked: rows {sorted(failed)} of {position} in {partition} have nothing that fails")
         if next(ids, None) is not None:
             raise Violation("more request ids than writes")
         self._check_rest(partition, position, record, emitted, outbox)
@@ -241,7 +252,8 @@ class Judge:
         code = self.code_at(record.effective)
         emitted = self._all_emitted(partition, position, record)
         outbox: Outbox = {}
-        failed = {failure.row for failure in record.failures}
+        failed = {failure.row: failure.veto for failure in record.failures}
+        numbers: list[int] = []
         split = record.write_sections
         for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
             section = decode_section(payload)
@@ -249,12 +261,18 @@ class Judge:
                 section.keys, section.values, section.ops, section.versions, strict=True
             ):
                 self._apply(Row(op, name, key, None if op == DELETE else value), version, position, record)
+                numbers.append(version)
         for at, row in enumerate(self.deliveries.taken(partition, record)):
             made = self.deliveries.outputs_of_delivery(code, row, partition, record) if row.map == "spread" else []
             if isinstance(made, str) is not (at in failed):
                 raise Violation(f"X8: {row} in {partition}: {made}; failures noted: {sorted(failed)}")
             if isinstance(made, str):
                 self.deliveries.failures += 1
+                if failed[at] is isinstance(made, Fails):
+                    raise Violation(f"X8: {row} in {partition}: {made!r} is noted as a veto: {failed[at]}")
+                if isinstance(made, Fails):
+                    content = None if row.value is None else unpack(row.value)
+                    self.parked.park(partition, (position, at), row.map, row.key, content, numbers[at], record, {at})
             else:
                 self._check_outputs(iter(made), at, partition, position, record, emitted, outbox)
         self._check_rest(partition, position, record, emitted, outbox)
@@ -411,7 +429,10 @@ class Judge:
             if error.current not in numbers:
                 raise Violation(f"undurable: {_shown(request)} was told of version {error.current}, which is not there")
         elif isinstance(error, RejectedError) and error.failed:
-            raise Violation(f"{_shown(request)}: the trigger failed: {error}")
+            if "would be parked" in error.message:
+                self.parked.is_full(request[1])
+            elif "ValueError: odd" not in error.message:
+                raise Violation(f"{_shown(request)}: the trigger failed: {error}")
         elif isinstance(error, RejectedError) and "total " in error.message:
             told = int(error.message.rsplit("total ", 1)[1])
             if told not in self._totals(sent):

@@ -59,6 +59,8 @@ class Options:
     group_clients: int = 2
     hold_clients: int = 2
     followers: int = 3
+    redrivers: int = 2
+    redrive_rate: float = 12.0
     write_delay: float = 0.02
     map_rate: float = 0.7
     deploy_rate: float = 0.7
@@ -117,8 +119,11 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "groups": {"group_clients": 0},
     "holds": {"hold_clients": 0},
     "followers": {"followers": 0},
+    "redrives": {"redrivers": 0},
     "history": {"history_seconds": 1e6, "history_bytes": 1 << 30},
 }
 
-LIMITS: Final = Limits(record_bytes_max=3000, frame_writes_max=6, batch_writes_max=8, value_bytes_max=1000)
+LIMITS: Final = Limits(
+    record_bytes_max=3000, frame_writes_max=6, batch_writes_max=8, value_bytes_max=1000, parked_max=16
+)
 """Small, so that frames are split by count and by size."""

@@ -19,7 +19,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from tidegrid.grid.engine import checkpoint, partition, reference, requests
+from tidegrid.grid.engine import checkpoint, parking, partition, reference, requests
 from tidegrid.grid.ring import membership
 
 from tests.simulation.options import FAULTS, Options
@@ -29,6 +29,7 @@ TRACE_SHOWN = 60
 SLICES: Final = [
     (reference, "_ROWS_MAX", 3),
     (checkpoint, "ROWS_PER_SLICE", 4),
+    (parking, "ROWS_PER_CHUNK", 3),
     (partition, "_EAGER_BYTES", 300),
     (requests, "DETAILED_RUNS_MAX", 4),
     (membership, "JOIN_PAUSE", 0.02),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tidegrid.grid.engine import compute, frame, routes, routing, writes
+from tidegrid.grid.engine import compute, frame, placing, routes, routing, writes
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.log.record import SourceId
@@ -180,7 +180,7 @@ def routed_by_the_newest_code(patch: Patch) -> None:
 
 
 def failures_swallowed(patch: Patch) -> None:
-    patch.setattr(compute.Computation, "_note_failure", lambda self, *arguments: None)
+    patch.setattr(placing.Placing, "note_failure", lambda self, failure: None)
 
 
 def not_requeued_after_a_fill(patch: Patch) -> None:

@@ -31,6 +31,7 @@ from tests.simulation.holding import HoldClient
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.options import LIMITS, Options
 from tests.simulation.process import Process, fold_control
+from tests.simulation.redriving import Redriver
 
 GRID_ID = b"0123456789abcdef"
 TRACE_KEPT = 400
@@ -64,6 +65,7 @@ class World:
         self.clients = [Client(self, number) for number in range(options.clients)]
         self.clients += [GroupClient(self, options.clients + number) for number in range(options.group_clients)]
         self.holders = [HoldClient(self, number) for number in range(options.hold_clients)]
+        self.redrivers = [Redriver(self, number) for number in range(options.redrivers)]
         self.followers = [Follower(self, number) for number in range(options.followers)]
 
     # Time and chance --------------------------------------------------------------------------------------------
@@ -225,6 +227,8 @@ class World:
             holder.start()
         for follower in self.followers:
             follower.start()
+        for redriver in self.redrivers:
+            redriver.start()
         self.every(options.map_rate, self.declare_map)
         self.every(options.deploy_rate, self.deploy)
         self.every(options.crash_rate, lambda: self.chance.choice(list(self.processes.values())).crash())
