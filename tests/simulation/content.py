@@ -58,7 +58,7 @@ def translate(write: Write, grid: Context):
     price = grid.get("prices", item)
     yield Put("latest", write.key, [CODE, row["x"], price])
     yield Put("totals", group, total)
-    if row["n"] % 12 == 5 and (CODE + row["n"] // 12) % 3:
+    if row["n"] % 12 == 5 and (CODE + write.epoch) % 3:
         raise ValueError("broken")
     yield Event("events", write.key, [CODE, row["x"], total, write.epoch])
     yield Put("spread", (item, group), [CODE, row["x"], row["n"]])
@@ -74,7 +74,7 @@ def carry_on(write: Write, grid: Context):
     _, x, n = write.value
     if n < 40:
         raise Reject("too small")
-    if n < 100 and CODE % 2:
+    if n < 200 and (CODE + write.epoch) % 2:
         raise ValueError("odd")
     yield Put("onward", item, [CODE, x, grid.get("beside", write.key), grid.get("prices", item), write.epoch])
     yield Merge("sums", 4 - item, n + 1)
@@ -126,7 +126,7 @@ def expected(
         return
     yield Wanted("put", "latest", key, [code, row["x"], reference("prices", (item,))])
     yield Wanted("put", "totals", (group,), total)
-    if row["n"] % 12 == 5 and (code + row["n"] // 12) % 3:
+    if row["n"] % 12 == 5 and (code + epoch) % 3:
         yield Fails("broken")
         return
     yield Wanted("event", "events", key, [code, row["x"], total, epoch])
@@ -146,7 +146,7 @@ def chained(
     if n < 40:
         yield "too small"
         return
-    if n < 100 and code % 2:
+    if n < 200 and (code + epoch) % 2:
         yield Fails("odd")
         return
     yield Wanted("put", "onward", (item,), [code, x, beside("beside", key), reference("prices", (item,)), epoch])

@@ -60,7 +60,7 @@ class Options:
     hold_clients: int = 2
     followers: int = 3
     redrivers: int = 2
-    redrive_rate: float = 12.0
+    redrive_rate: float = 30.0
     write_delay: float = 0.02
     map_rate: float = 0.7
     deploy_rate: float = 0.7

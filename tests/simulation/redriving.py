@@ -59,9 +59,11 @@ class Redriver:
 
     def _redrive(self) -> None:
         chance = self._chance
-        partition, _ = chance.choice(self._known)
+        partition, _ = chance.choice(self._known[-8:] if chance.random() < 0.7 else self._known)
         ids = [of for number, of in self._known if number == partition]
         chosen = chance.sample(ids, min(len(ids), chance.choice((1, 1, 3, 9))))
+        if chance.random() < 0.5:
+            chosen = ids[-3:]
         force, drop = chance.random() < 0.2, chance.random() < 0.1
         if force:
             self.world.judge.parked.forced |= {(partition, (int(of.position), of.row)) for of in chosen}
