@@ -13,10 +13,21 @@ from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.log.record import DATA, DELETE, MERGE, OPEN, ROUTED, Record, decode_record, decode_section
+from tidegrid.grid.log.record import (
+    DATA,
+    DELETE,
+    MERGE,
+    OPEN,
+    ROUTED,
+    Record,
+    decode_record,
+    decode_section,
+    rows_in_turn,
+)
 from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError
 from tidegrid.grid.model.ids import CONTROL_LOG
 from tidegrid.grid.ring.holds import HoldEnd
@@ -218,20 +229,24 @@ class Judge:
         split = record.write_sections
         emitted = self._all_emitted(partition, position, record)
         outbox: Outbox = {}
-        row = 0
-        for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
-            section = decode_section(payload)
-            for key, value, op, version in zip(
-                section.keys, section.values, section.ops, section.versions, strict=True
-            ):
-                self._write(next(ids), name, key, None if op == DELETE else value, version, position, record)
-                if name == "raw":
-                    content = None if op == DELETE else unpack(value)
-                    made = self.deliveries.outputs_of_write(code, key, content, position, partition, record)
-                    self._check_outputs(made, row, partition, position, record, emitted, outbox)
-                row += 1
-        if next(ids, None) is not None:
-            raise Violation("more request ids than writes")
+        written = 0
+        sections = [decode_section(payload) for payload in record.sections[:split]]
+        starts = list(accumulate((len(section.keys) for section in sections), initial=0))
+        requests = list(ids)
+        if len(requests) != starts[-1]:
+            raise Violation(f"{len(requests)} request ids for {starts[-1]} writes")
+        for at, row in rows_in_turn(record):
+            section, name = sections[at], record.maps[at]
+            key, value, op, version = section.keys[row], section.values[row], section.ops[row], section.versions[row]
+            request = requests[starts[at] + row]
+            self._write(request, name, key, None if op == DELETE else value, version, position, record)
+            if name == "raw":
+                content = None if op == DELETE else unpack(value)
+                made = self.deliveries.outputs_of_write(code, key, content, position, partition, record)
+                self._check_outputs(made, starts[at] + row, partition, position, record, emitted, outbox)
+            written += 1
+        if written != starts[-1]:
+            raise Violation(f"the turns of {position} in {partition} are of {written} writes, not {starts[-1]}")
         self._check_rest(partition, position, record, emitted, outbox)
 
     def _routed(self, partition: int, position: int, record: Record) -> None:
