@@ -1099,6 +1099,8 @@ class PartitionStatus(google.protobuf.message.Message):
     HISTORY_BYTES_FIELD_NUMBER: builtins.int
     QUEUED_WRITES_FIELD_NUMBER: builtins.int
     SESSIONS_FIELD_NUMBER: builtins.int
+    UNDELIVERED_FIELD_NUMBER: builtins.int
+    DELIVERING_FIELD_NUMBER: builtins.int
     partition: builtins.int
     state: builtins.str
     term: builtins.int
@@ -1108,6 +1110,10 @@ class PartitionStatus(google.protobuf.message.Message):
     history_bytes: builtins.int
     queued_writes: builtins.int
     sessions: builtins.int
+    undelivered: builtins.int
+    """entries of outboxes here that their receivers have not answered"""
+    delivering: builtins.int
+    """entries of others that are here, and not in the log yet"""
     def __init__(
         self,
         *,
@@ -1120,8 +1126,10 @@ class PartitionStatus(google.protobuf.message.Message):
         history_bytes: builtins.int = ...,
         queued_writes: builtins.int = ...,
         sessions: builtins.int = ...,
+        undelivered: builtins.int = ...,
+        delivering: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["entries", b"entries", "history_bytes", b"history_bytes", "partition", b"partition", "queued_writes", b"queued_writes", "sessions", b"sessions", "stamp", b"stamp", "state", b"state", "tail", b"tail", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delivering", b"delivering", "entries", b"entries", "history_bytes", b"history_bytes", "partition", b"partition", "queued_writes", b"queued_writes", "sessions", b"sessions", "stamp", b"stamp", "state", b"state", "tail", b"tail", "term", b"term", "undelivered", b"undelivered"]) -> None: ...
 
 global___PartitionStatus = PartitionStatus
 
