@@ -389,6 +389,8 @@ class Judge:
             self.chains["sums"][output.key] = self.sums(output.key, 1 << 62)
             return
         chain = self.chains[output.map][output.key]
+        if any(one.number == number and one.epoch > self.horizon for one in chain):
+            raise Violation(f"version {number} of {output.map} {output.key!r} is there already: {chain}")
         insort(chain, Version(record.effective, position, number, output.value), key=_place)
 
     def sums(self, key: bytes, tail: int) -> list[Version]:
