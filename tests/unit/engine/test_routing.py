@@ -9,11 +9,12 @@ from tidegrid.grid.engine.checkpoint import checkpoint_chunks
 from tidegrid.grid.engine.routing import PATIENCE_SECONDS
 from tidegrid.grid.log.record import DATA, PUT, ROUTED, Record, decode_record, encode_outbox, encode_section
 from tidegrid.grid.model.errors import StorageFullError
-from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId
+from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.v1 import ring_pb2
+from tidegrid.v1.control_pb2 import Close, ControlRecord
 
 from tests.unit.engine.stand import GRID_ID, Stand, key, pack
 
@@ -192,10 +193,10 @@ def stand_of_two() -> Stand:
     return stand
 
 
-def say(stand: Stand, body: ring_pb2.Deliver | ring_pb2.Delivered, epoch: int) -> list[Any]:
+def say(stand: Stand, body: ring_pb2.Deliver | ring_pb2.Delivered, epoch: int, control: int = 0) -> list[Any]:
     stand.told.clear()
-    control = stand.node.control
-    envelope = Envelope(GRID_ID, control.position, Epoch(epoch), control.view.position, OTHER, Incarnation(1), body)
+    view, position = stand.node.control.view.position, Position(control or stand.node.control.position)
+    envelope = Envelope(GRID_ID, position, Epoch(epoch), view, OTHER, Incarnation(1), body)
     stand.node.message(stand.instant, envelope)
     stand.turn()
     return [tell.message.body for tell in stand.told if isinstance(tell.message.body, ring_pb2.Delivered)]
@@ -229,6 +230,20 @@ def test_a_delivery_of_another_node_is_answered_when_it_is_in_the_log_and_again_
     (late,) = say(stand, message, epoch)
     assert late.source == message.source and not late.tails, "closed, so it was delivered"
     assert len(records(stand, mine)) == 1
+
+
+def test_a_letter_that_is_ahead_waits_for_the_control_log_to_be_read_on() -> None:
+    """Its sender has applied a close that this node has not; to wait until it is said again would take long."""
+    stand = stand_of_two()
+    (mine,) = stand.node.partitions
+    message = deliver(mine, 1 - mine, stand.node.epoch + 1, HERE if mine == 0 else THERE)
+    position = stand.declare(ControlRecord(close=Close(epoch=stand.node.epoch)))
+    before = stand.readings
+    say(stand, message, stand.node.epoch + 1, position)
+    assert not stand.frames and stand.readings > before
+    stand.read_control()
+    stand.turn()
+    assert [frame.slot.partition for frame in stand.frames] == [mine]
 
 
 def test_what_no_node_of_this_grid_says_leaves_no_trace() -> None:
