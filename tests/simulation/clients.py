@@ -261,9 +261,7 @@ class Client:
                 known = self.acknowledged.get((batch.map, batch.keys[mine]), 0)
                 self.acknowledged[batch.map, batch.keys[mine]] = max(known, where)
                 batch.open_rows.discard(mine)
-            elif isinstance(error, FINAL) or (
-                self.gives_up and batch.attempts == 1 and isinstance(error, StorageFullError)
-            ):
+            elif self._is_final(batch, error):
                 judge.told_refused(batch.request_id(mine), error)
                 batch.open_rows.discard(mine)
             elif isinstance(error, OutcomeUnknownError):
@@ -275,6 +273,13 @@ class Client:
         else:
             attempt = batch.attempts
             self.world.soon(0.02, lambda: self._again(batch, attempt))
+
+    def _is_final(self, batch: Batch, error: GridError) -> bool:
+        if isinstance(error, StorageFullError):
+            return self.gives_up and batch.attempts == 1
+        if self.named and "would be parked" in error.message:
+            return False  # for want of room; refusals of a named session are not remembered
+        return isinstance(error, FINAL)
 
     def _check_refusal(self, error: GridError) -> None:
         """What an honest client is never told."""

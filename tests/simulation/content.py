@@ -65,7 +65,7 @@ def translate(write: Write, grid: Context):
     yield Merge("sums", item, row["n"])
 
 
-@trigger(on="spread", emits=("onward", "sums", "far"))
+@trigger(on="spread", emits=("onward", "sums", "far"), on_error="park")
 def carry_on(write: Write, grid: Context):
     item, group = write.key
     if write.op == "delete":

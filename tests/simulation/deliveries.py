@@ -68,9 +68,7 @@ class Deliveries:
     def outputs_of_write(self, code: int, key: bytes, row: Any, partition: int, record: Record) -> list[Wanted] | Fails:
         """What a write to raw emits, here and elsewhere, with what its local outputs set off. Fails: it is parked."""
         made = self.made_of_write(code, key, row, partition, record)
-        if isinstance(made, Fails) and made == "broken":
-            return made
-        if isinstance(made, str):
+        if isinstance(made, str) and not isinstance(made, Fails):
             raise Violation(f"a write to raw that a trigger refuses ({made}) is in the log")
         return made
 

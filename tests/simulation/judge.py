@@ -13,10 +13,21 @@ from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.log.record import DATA, DELETE, MERGE, OPEN, ROUTED, Record, decode_record, decode_section
+from tidegrid.grid.log.record import (
+    DATA,
+    DELETE,
+    MERGE,
+    OPEN,
+    ROUTED,
+    Record,
+    decode_record,
+    decode_section,
+    rows_in_turn,
+)
 from tidegrid.grid.model.errors import ConflictError, GridError, RejectedError
 from tidegrid.grid.model.ids import CONTROL_LOG
 from tidegrid.grid.ring.holds import HoldEnd
@@ -221,28 +232,33 @@ class Judge:
         emitted = self._all_emitted(partition, position, record)
         outbox: Outbox = {}
         if record.redriven:
-            for at, made in self.parked.redriven_by(code, partition, position, record):
-                self._check_outputs(iter(made), at, partition, position, record, emitted, outbox)
+            for at, again in self.parked.redriven_by(code, partition, position, record):
+                self._check_outputs(iter(again), at, partition, position, record, emitted, outbox)
         failed = {failure.row for failure in record.failures} if not record.redriven else set()
-        row = 0
-        for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
-            section = decode_section(payload)
-            for key, value, op, version in zip(
-                section.keys, section.values, section.ops, section.versions, strict=True
-            ):
-                self._write(next(ids), name, key, None if op == DELETE else value, version, position, record)
-                if name == "raw":
-                    content = None if op == DELETE else unpack(value)
-                    made_of = self.deliveries.outputs_of_write(code, key, content, partition, record)
-                    if isinstance(made_of, str):
-                        self.parked.park(partition, (position, row), name, key, content, version, record, failed)
-                    else:
-                        self._check_outputs(iter(made_of), row, partition, position, record, emitted, outbox)
-                row += 1
+        written = 0
+        sections = [decode_section(payload) for payload in record.sections[:split]]
+        starts = list(accumulate((len(section.keys) for section in sections), initial=0))
+        requests = list(ids)
+        if len(requests) != starts[-1]:
+            raise Violation(f"{len(requests)} request ids for {starts[-1]} writes")
+        for at, row in rows_in_turn(record):
+            section, name = sections[at], record.maps[at]
+            key, value, op, version = section.keys[row], section.values[row], section.ops[row], section.versions[row]
+            request = requests[starts[at] + row]
+            self._write(request, name, key, None if op == DELETE else value, version, position, record)
+            if name == "raw":
+                content = None if op == DELETE else unpack(value)
+                made = self.deliveries.outputs_of_write(code, key, content, partition, record)
+                number = starts[at] + row
+                if isinstance(made, str):
+                    self.parked.park(partition, (position, number), name, key, content, version, record, failed)
+                else:
+                    self._check_outputs(iter(made), number, partition, position, record, emitted, outbox)
+            written += 1
+        if written != starts[-1]:
+            raise Violation(f"the turns of {position} in {partition} are of {written} writes, not {starts[-1]}")
         if failed:
             raise Violation(f"parked: rows {sorted(failed)} of {position} in {partition} have nothing that fails")
-        if next(ids, None) is not None:
-            raise Violation("more request ids than writes")
         self._check_rest(partition, position, record, emitted, outbox)
 
     def _routed(self, partition: int, position: int, record: Record) -> None:
@@ -392,6 +408,8 @@ class Judge:
             self.chains["sums"][output.key] = self.sums(output.key, 1 << 62)
             return
         chain = self.chains[output.map][output.key]
+        if any(one.number == number and one.epoch > self.horizon for one in chain):
+            raise Violation(f"version {number} of {output.map} {output.key!r} is there already: {chain}")
         insort(chain, Version(record.effective, position, number, output.value), key=_place)
 
     def sums(self, key: bytes, tail: int) -> list[Version]:
@@ -431,7 +449,7 @@ class Judge:
         elif isinstance(error, RejectedError) and error.failed:
             if "would be parked" in error.message:
                 self.parked.is_full(request[1])
-            elif "ValueError: odd" not in error.message:
+            else:
                 raise Violation(f"{_shown(request)}: the trigger failed: {error}")
         elif isinstance(error, RejectedError) and "total " in error.message:
             told = int(error.message.rsplit("total ", 1)[1])

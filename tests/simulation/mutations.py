@@ -55,6 +55,11 @@ LAG: Final = {
 }
 GROUPS: Final = {"group_clients": 6, "clients": 3, "nodes": 3, "partitions": 4, "write_delay": 0.01}
 ROUTES: Final = {"nodes": 3, "partitions": 4, "write_delay": 0.01}
+LONG_ROUNDS: Final = {
+    "nodes": 5, "partitions": 6, "message_delay": 0.01, "append_delay": 0.002, "write_delay": 0.01, "loss": 0.0,
+    "crash_rate": 0.0, "pause_rate": 0.0, "cut_rate": 0.0, "suspicion_rate": 0.0, "move_rate": 0.0, "storage_full": 0.0,
+    "limit": 16,
+}  # fmt: skip
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
@@ -160,7 +165,7 @@ MUTATIONS: Final = (
         {**ROUTES, **CRASHES, "checkpoint_rate": 8.0},
     ),
     Mutation("X7", route_off.tails_of_visits_only, 200, ROUTES),
-    Mutation("X7, the subtree", route_off.tails_of_the_receiver_only, 200, ROUTES),
+    Mutation("X7, the subtree", route_off.tails_of_the_receiver_only, 200, LONG_ROUNDS),
     Mutation("X6, code", route_off.routed_by_the_newest_code, 60, {**ROUTES, "deploy_rate": 6.0}),
     Mutation("X8", route_off.failures_swallowed, 20, ROUTES, quick=True),
     Mutation("X, F2 (liveness)", route_off.not_requeued_after_a_fill, 60, {**ROUTES, **SILENT}),

@@ -1413,6 +1413,8 @@ class PartitionStatus(google.protobuf.message.Message):
     HISTORY_BYTES_FIELD_NUMBER: builtins.int
     QUEUED_WRITES_FIELD_NUMBER: builtins.int
     SESSIONS_FIELD_NUMBER: builtins.int
+    UNDELIVERED_FIELD_NUMBER: builtins.int
+    DELIVERING_FIELD_NUMBER: builtins.int
     PARKED_FIELD_NUMBER: builtins.int
     UNPARKED_FIELD_NUMBER: builtins.int
     partition: builtins.int
@@ -1424,6 +1426,10 @@ class PartitionStatus(google.protobuf.message.Message):
     history_bytes: builtins.int
     queued_writes: builtins.int
     sessions: builtins.int
+    undelivered: builtins.int
+    """entries of outboxes here that their receivers have not answered"""
+    delivering: builtins.int
+    """entries of others that are here, and not in the log yet"""
     unparked: builtins.int
     """failures on routed rows that found no room among the parked ones"""
     @property
@@ -1440,10 +1446,12 @@ class PartitionStatus(google.protobuf.message.Message):
         history_bytes: builtins.int = ...,
         queued_writes: builtins.int = ...,
         sessions: builtins.int = ...,
+        undelivered: builtins.int = ...,
+        delivering: builtins.int = ...,
         parked: collections.abc.Iterable[global___ParkedCount] | None = ...,
         unparked: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["entries", b"entries", "history_bytes", b"history_bytes", "parked", b"parked", "partition", b"partition", "queued_writes", b"queued_writes", "sessions", b"sessions", "stamp", b"stamp", "state", b"state", "tail", b"tail", "term", b"term", "unparked", b"unparked"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delivering", b"delivering", "entries", b"entries", "history_bytes", b"history_bytes", "parked", b"parked", "partition", b"partition", "queued_writes", b"queued_writes", "sessions", b"sessions", "stamp", b"stamp", "state", b"state", "tail", b"tail", "term", b"term", "undelivered", b"undelivered", "unparked", b"unparked"]) -> None: ...
 
 global___PartitionStatus = PartitionStatus
 

@@ -238,6 +238,7 @@ class Record(google.protobuf.message.Message):
     INCARNATION_FIELD_NUMBER: builtins.int
     FAILURES_FIELD_NUMBER: builtins.int
     REDRIVEN_FIELD_NUMBER: builtins.int
+    TURNS_FIELD_NUMBER: builtins.int
     kind: global___Kind.ValueType
     partition: builtins.int
     term: builtins.int
@@ -281,6 +282,10 @@ class Record(google.protobuf.message.Message):
         this; one that is named by a failure stays parked.
         """
 
+    @property
+    def turns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """In which order the writes were computed, where they lie in several sections: section, count, section, count, ..."""
+
     def __init__(
         self,
         *,
@@ -303,7 +308,8 @@ class Record(google.protobuf.message.Message):
         incarnation: builtins.int = ...,
         failures: collections.abc.Iterable[global___Failure] | None = ...,
         redriven: collections.abc.Iterable[global___Redriven] | None = ...,
+        turns: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["counts", b"counts", "effective", b"effective", "failures", b"failures", "first_sequences", b"first_sequences", "incarnation", b"incarnation", "kind", b"kind", "maps", b"maps", "node", b"node", "outbox", b"outbox", "partition", b"partition", "redriven", b"redriven", "ref_epoch", b"ref_epoch", "sections", b"sections", "sessions", b"sessions", "sources", b"sources", "stamp", b"stamp", "term", b"term", "time_ms", b"time_ms", "write_sections", b"write_sections"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["counts", b"counts", "effective", b"effective", "failures", b"failures", "first_sequences", b"first_sequences", "incarnation", b"incarnation", "kind", b"kind", "maps", b"maps", "node", b"node", "outbox", b"outbox", "partition", b"partition", "redriven", b"redriven", "ref_epoch", b"ref_epoch", "sections", b"sections", "sessions", b"sessions", "sources", b"sources", "stamp", b"stamp", "term", b"term", "time_ms", b"time_ms", "turns", b"turns", "write_sections", b"write_sections"]) -> None: ...
 
 global___Record = Record

@@ -9,7 +9,7 @@
     all      one after the other of these, over bad links
     kill     the process with all nodes is killed -9, and started again
 
-While they last, five workloads check every answer against models of their own (workloads.py). Then faults end, the
+While they last, six workloads check every answer against models of their own (workloads.py). Then faults end, the
 grid has to come to rest, everything is checked, the grid is restarted over its log, and everything is checked again.
 The seed decides the faults and what clients ask; how both meet is up to the machine.
 """
@@ -38,6 +38,7 @@ from tidegrid.client import Grid, connect
 from tests.faults.grid.bank import ACCOUNTS, TRANSFERS, Bank
 from tests.faults.grid.book import Book
 from tests.faults.grid.chain import CHAIN, Chain
+from tests.faults.grid.consequences import AGAIN, MIRROR, TALLY, TALLY_AGAIN, Consequences
 from tests.faults.grid.cuts import Cuts
 from tests.faults.grid.faults import NAMES
 from tests.faults.grid.followers import Followers
@@ -75,8 +76,8 @@ class Run:
 
     async def play(self) -> None:
         registers = Registers()
-        maps = (ACCOUNTS, TRANSFERS, REGISTERS, CHAIN)
-        workloads: list[Workload] = [Bank(), registers, Chain(), Cuts(maps), Followers(maps, registers)]
+        maps = (ACCOUNTS, TRANSFERS, REGISTERS, CHAIN, MIRROR, AGAIN, TALLY, TALLY_AGAIN)
+        workloads: list[Workload] = [Bank(), registers, Chain(), Consequences(), Cuts(maps), Followers(maps, registers)]
         choose = random.Random(-self.seed)
         with tempfile.TemporaryDirectory(prefix=f"tidegrid-{self.fault}-{self.seed}-") as directory:
             host = self.host(Path(directory))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tidegrid.grid.rpc.server import NodeServer
 from tidegrid.grid.rpc.tls import TlsFiles
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
+from tidegrid.triggers.deployment import Module
 from tidegrid.v1.control_pb2 import ControlRecord
 
 from tests.faults.grid.gate import Gate, GatedDriver, GatedPeers, GatedService, Links
@@ -57,8 +59,10 @@ class FaultyGrid:
         self._grid: LocalGrid | None = None
 
     @classmethod
-    async def open(cls, directory: Path | None, options: GridOptions, seed: int) -> FaultyGrid:
-        """`directory` None: a log in memory."""
+    async def open(
+        cls, directory: Path | None, options: GridOptions, seed: int, modules: Iterable[Module] | None = None
+    ) -> FaultyGrid:
+        """`directory` None: a log in memory. `modules` None: what is deployed stays."""
         log: Log = MemoryLog() if directory is None else await LocalLog.open(directory)
         made = cls(log, options, seed)
         servers = [made._bind() for _ in range(options.nodes)]
@@ -69,7 +73,7 @@ class FaultyGrid:
             return peers[me]
 
         addresses = [(server.address, server.peer_address) for server in servers]
-        made._grid = await LocalGrid.open(log, options, None, peers_of, addresses, made._join, driver_of=GatedDriver)
+        made._grid = await LocalGrid.open(log, options, modules, peers_of, addresses, made._join, driver_of=GatedDriver)
         for number, server in enumerate(servers):
             me = NodeId(number)
             await made._serve(me, LiveNode(server, made._drivers[me], peers[me]))

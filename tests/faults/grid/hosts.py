@@ -10,6 +10,7 @@ from typing import Protocol
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.runtime.local_grid import GridOptions
 
+from tests.faults.grid.consequences import MODULE
 from tests.faults.grid.faults import Faults
 from tests.faults.grid.faulty_grid import FaultyGrid, takeovers
 from tests.faults.kills.campaign import Child, free_ports
@@ -67,7 +68,7 @@ class GatedHost:
         return self.grid.addresses
 
     async def start(self) -> None:
-        self._grid = await FaultyGrid.open(self._directory, self._options, self._seed)
+        self._grid = await FaultyGrid.open(self._directory, self._options, self._seed, [MODULE])
 
     async def suffer(self) -> None:
         faults = Faults(self.grid, random.Random(self._seed), self.counts)
@@ -100,6 +101,9 @@ class KilledHost:
         checkpoint_bytes = self._choose.choice([200_000, 2_000_000])
         arguments = ["serve", "--nodes", str(nodes), "--partitions", str(PARTITIONS), "--data", str(self._data)]
         arguments += ["--port", str(port), "--peer-port", str(port + nodes)]
+        source = directory / f"{MODULE.name}.py"
+        source.write_text(MODULE.source)
+        arguments += ["--triggers", str(source)]
         self._server = Child("serve", directory, *arguments, "--checkpoint-bytes", str(checkpoint_bytes))
         self.counts: dict[str, int] = {}
 

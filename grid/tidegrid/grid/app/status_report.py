@@ -152,12 +152,25 @@ def _nodes(record: dict[str, Any]) -> Table:
 
 
 def _partitions(record: dict[str, Any]) -> Table:
-    table = _table("partition", "node", "<state", "term", "stamp", "entries", "history", "queued", "sessions")
+    table = _table(
+        "partition",
+        "node",
+        "<state",
+        "term",
+        "stamp",
+        "entries",
+        "history",
+        "queued",
+        "sessions",
+        "to deliver",
+        "arriving",
+    )
     rows = [(part, node["node"]) for node in record["nodes"] if node["answers"] for part in node["partitions"]]
     for part, node in sorted(rows, key=lambda row: row[0]["partition"]):
         table.add_row(
             str(part["partition"]), str(node), part["state"], str(part["term"]), f"{part['stamp']:,}",
             f"{part['entries']:,}", size_text(part["history_bytes"]), f"{part['queued_writes']:,}", f"{part['sessions']:,}",
+            f"{part['undelivered']:,}", f"{part['delivering']:,}",
         )  # fmt: skip
     return table
 

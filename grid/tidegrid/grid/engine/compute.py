@@ -152,6 +152,8 @@ class Computation:
                 bytes(ops[row] for row in kept),
             )
         columns.add_writes(keys, values, ops, versions, frame.count)
+        if versions:
+            frame.turns.append(((name, request.schema), len(versions)))
         frame.count += len(versions)
         frame.framing += RUN_BYTES * len(errors)
         if done:

@@ -118,6 +118,7 @@ class Frame:
     portions: list[Portion] = field(default_factory=list)
     changes: dict[str, dict[bytes, Change]] = field(default_factory=dict)
     writes: dict[tuple[str, int], Columns] = field(default_factory=dict)  # by (map, schema)
+    turns: list[tuple[tuple[str, int], int]] = field(default_factory=list)  # (section, count) as they were accepted
     outputs: dict[str, Columns] = field(default_factory=dict)
     outbox: dict[PartitionId, Consigned] = field(default_factory=dict)
     deliveries: list[Delivery] = field(default_factory=list)  # of a routed frame, all of one effective epoch
@@ -164,6 +165,7 @@ class Frame:
                 runs.extend(run for run, _ in columns.runs)
                 self._add(name, columns, columns.causes)
         write_sections = len(self.sections)
+        turns = self._turns() if write_sections > 1 else ()
         place = {number: at for at, number in enumerate(order)} if write_sections > 1 else None
         for name, columns in self.outputs.items():
             self._add(name, columns, _placed(columns.causes, place))
@@ -187,6 +189,7 @@ class Frame:
                 self.sections,
                 write_sections,
                 self.entries,
+                turns,
                 self.failures,
                 redriven,
             )
@@ -205,6 +208,16 @@ class Frame:
             self.entries,
             self.failures,
         )
+
+    def _turns(self) -> list[int]:
+        section = {key: at for at, key in enumerate(key for key, columns in self.writes.items() if columns.keys)}
+        flat: list[int] = []
+        for key, count in self.turns:
+            if flat and flat[-2] == section[key]:
+                flat[-1] += count
+            else:
+                flat += (section[key], count)
+        return flat
 
     def _add(self, name: str, columns: Columns, causes: Sequence[int]) -> None:
         self.maps.append(name)

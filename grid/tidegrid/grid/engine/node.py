@@ -279,6 +279,7 @@ class Node:
         self.ring.control_applied(instant.now)
         self.tenure.control_applied(instant.now)
         self.intake.holding.control_applied(*instant)
+        self.post.control_applied()
         self._collect_ring()
         self._follow_references()
 
@@ -341,8 +342,8 @@ class Node:
         body = envelope.body
         if not isinstance(body, LETTERS):
             self._ring_message(envelope, body)
-        elif carried is Carried.TAKEN:  # else its sender says it again
-            self.post.received(envelope.sender, body)
+        else:
+            self.post.received(envelope, carried)
 
     def _ring_message(self, envelope: Envelope, body: Body) -> None:
         instant = self._instant
@@ -381,8 +382,7 @@ class Node:
 
     def reclaim(self, budget: int) -> int:
         """Lets go of history past the horizon, and of ended sessions; at most about `budget` steps. Returns steps."""
-        horizon = self.control.horizon
-        self.copies.reclaim(horizon, budget)
+        self.copies.reclaim(self.control.horizon, budget)
         serving = [partition for partition in self.partitions.values() if partition.serving]
         return self.retention.reclaim(serving, budget)
 

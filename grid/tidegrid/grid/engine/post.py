@@ -15,7 +15,7 @@ from tidegrid.grid.engine.routing import Routing
 from tidegrid.grid.model.ids import Incarnation, NodeId
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.messages import Body, Envelope, GroupMessage, RoutedMessage
-from tidegrid.grid.ring.ring import Ring
+from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.v1 import ring_pb2
 
 Letter = GroupMessage | RoutedMessage
@@ -29,6 +29,7 @@ LETTERS: Final = (
     ring_pb2.Deliver,
     ring_pb2.Delivered,
 )
+AHEAD_MAX: Final = 256  # letters that wait for the control log to be read on
 
 
 class Post:
@@ -56,6 +57,7 @@ class Post:
         self._routing = routing
         self._emit = emit
         self._decided = decided
+        self._ahead: deque[Envelope] = deque(maxlen=AHEAD_MAX)
 
     def send(self, to: NodeId, body: Body) -> None:
         control = self._control
@@ -79,9 +81,18 @@ class Post:
             else:
                 self.send(to, body)
 
-    def received(self, sender: NodeId, letter: Letter) -> None:
-        """`letter` came in an envelope whose epoch was carried."""
-        self.tell(self._taken(sender, letter))
+    def received(self, envelope: Envelope, carried: Carried) -> None:
+        """A letter, and what became of the pair that came with it. One that is ahead of this node waits for it to read
+        on, if there is room: its sender says it again, but not soon."""
+        if carried is Carried.TAKEN:
+            self.tell(self._taken(envelope.sender, envelope.body))  # type: ignore[arg-type]
+        elif carried is Carried.APPLY_FIRST:
+            self._ahead.append(envelope)
+
+    def control_applied(self) -> None:
+        waiting = [self._ahead.popleft() for _ in range(len(self._ahead))]
+        for envelope in waiting:
+            self.received(envelope, self._ring.carry(self.now, envelope.control, envelope.epoch))
 
     def routed(self) -> None:
         """Says what routing has to say."""

@@ -75,9 +75,12 @@ class Routing:
             self._say(now, parcel)
 
     def opened(self, now: float, partition: Partition) -> None:
-        """Its log has been replayed: what is not known to be delivered is said again (O3)."""
-        for parcel in partition.routes.parcels():
-            self._say(now, parcel)
+        """Its log has been replayed: what it sent and is not known to be delivered is said again (O3), and what is for it."""
+        for other in self._partitions.values():
+            if other.serving:
+                for parcel in other.routes.parcels():
+                    if other is partition or parcel.target == partition.id:
+                        self._say(now, parcel)
 
     def closed(self) -> None:
         self.tails = {number: tail for number, tail in self.tails.items() if tail > self._control.tails.get(number, 0)}
@@ -87,6 +90,7 @@ class Routing:
         for partition in self._partitions.values():
             if partition.serving:
                 for parcel in partition.routes.parcels():
+                    parcel.tries = 0
                     self._say(now, parcel)
 
     def time_passed(self, now: float) -> None:

@@ -4,12 +4,13 @@ The format is `tidegrid.v1.Record` (docs/formats.md). A record holds *sections*,
 columns of equal length; a section is serialised once, alone, and its bytes serve the log, subscribers and replicas.
 The first `write_sections` sections are the raw writes, the others the outputs that they caused; request ids are runs
 over the writes in section order. Outputs to other partitions are in the outbox, an entry each; a ROUTED record holds
-such entries as delivered, in place of the writes. Failures name the rows whose triggers failed (engine/parking.py).
+such entries as delivered, in place of the writes. Writes to several maps lie in several sections; `turns` says in which
+order they were computed. Failures name the rows whose triggers failed (engine/parking.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -47,6 +48,7 @@ __all__ = [
     "encode_outbox",
     "encode_routed",
     "encode_section",
+    "rows_in_turn",
     "stamped",
 ]
 
@@ -116,6 +118,7 @@ def encode_data(
     sections: Sequence[bytes],
     write_sections: int,
     outbox: Sequence[bytes] = (),
+    turns: Sequence[int] = (),
     failures: Sequence[Failure] = (),
     redriven: Sequence[Redriven] = (),
 ) -> bytes:
@@ -134,6 +137,7 @@ def encode_data(
         sections=sections,
         write_sections=write_sections,
         outbox=outbox,
+        turns=turns,
         failures=failures,
         redriven=redriven,
     ).SerializeToString()
@@ -184,6 +188,21 @@ def decode_outbox(payload: bytes) -> Outbox:
     if len(outbox.maps) != len(outbox.sections):
         raise FormatError(f"an entry of an outbox names {len(outbox.maps)} maps for {len(outbox.sections)} sections")
     return outbox
+
+
+def rows_in_turn(record: Record) -> Iterator[tuple[int, int]]:
+    """(section, row in it) of every write of a DATA record, in the order in which they were computed.
+
+    That is the order in which triggers saw one another's writes, so it is the one to replay them in.
+    """
+    turns = list(record.turns)
+    if not turns:
+        turns = [0, len(decode_section(record.sections[0]).keys)] if record.write_sections else []
+    taken = [0] * record.write_sections
+    for section, count in zip(turns[::2], turns[1::2], strict=True):
+        for row in range(taken[section], taken[section] + count):
+            yield section, row
+        taken[section] += count
 
 
 def encode_open(

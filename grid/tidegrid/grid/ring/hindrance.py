@@ -36,8 +36,15 @@ def hindrance(
     if hop.attempts > 1 and hop.to is not None:
         words = f"node {hop.to} does not take the token (sent {hop.attempts} times by node {me})"
         return Hindrance(words, hop.to)
-    oldest = min(((p.lowest, p.partition) for p in held if p.lowest is not None), default=None)
+    oldest = min(
+        ((p.lowest, p.partition, p.undelivered) for p in held if p.lowest is not None),
+        key=lambda one: one[:2],
+        default=None,
+    )
     if oldest is not None and oldest[0] <= control.closed + 1 < epoch:
-        words = f"partition {oldest[1]} of node {me} has something of epoch {oldest[0]} undecided"
-        return Hindrance(words, me, oldest[1], oldest[0])
+        lowest, partition, undelivered = oldest
+        words = f"partition {partition} of node {me} has something of epoch {lowest} undecided"
+        if undelivered == lowest:
+            words = f"partition {partition} of node {me} has sent outputs of epoch {lowest} whose consequences have not all arrived"
+        return Hindrance(words, me, partition, lowest)
     return None

@@ -27,6 +27,8 @@ _UNARY = {
     "CreateMap": grid_pb2.CreateMapRequest,
     "WaitEpoch": grid_pb2.WaitEpochRequest,
     "EpochAt": grid_pb2.EpochAtRequest,
+    "Parked": grid_pb2.ParkedRequest,
+    "Redrive": grid_pb2.RedriveRequest,
     "History": grid_pb2.HistoryRequest,
     "Hold": grid_pb2.HoldRequest,
     "Status": grid_pb2.StatusRequest,

@@ -68,6 +68,8 @@ def _partition(partition: Partition) -> grid_pb2.PartitionStatus:
         history_bytes=sum(table.history_bytes for table in partition.tables.values()),
         queued_writes=sum(len(request.keys) - request.next_row for request in partition.queue),
         sessions=len(partition.memory),
+        undelivered=sum(1 for _ in partition.routes.parcels()),
+        delivering=len(partition.delivering),
         parked=[grid_pb2.ParkedCount(map=name, writes=count) for name, count in partition.parking.counts().items()],
         unparked=partition.parking.unparked,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from tidegrid.client import ParkedWrite, Redriven
 
-MESSAGE_SHOWN_MAX = 100
+MESSAGE_SHOWN_MAX = 200
 SHOWN_MAX = 20  # of what was not redriven
 
 
@@ -97,9 +96,7 @@ async def redrive(
     if bool(ids) + bool(maps) + everything != 1 or len(maps) > 1:
         raise ConfigurationError("say what to redrive: a map, ids as `tidegrid parked` says them, or --all")
     async with call.connect() as grid:
-        outcomes = await grid.redrive(
-            *ids, map=maps[0] if maps else None, all=everything, force=force, drop=drop, deadline=call.deadline
-        )
+        outcomes = await grid.redrive(*ids, map=maps[0] if maps else None, all=everything, force=force, drop=drop)
     output = call.output
     if output.as_json:
         for outcome in outcomes:
@@ -131,11 +128,10 @@ def _table(found: list[ParkedWrite]) -> Any:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("id", "map", "key", "version", "epoch", "time", "tries", "message"):
+    for name in ("id", "map", "key", "version", "epoch", "tries", "message"):
         right = name in ("version", "epoch", "tries")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for write in found:
-        when = datetime.fromtimestamp(write.time_ms / 1_000, UTC).isoformat(sep=" ", timespec="seconds")
         message = write.message.partition("\n")[0]
         message = message if len(message) <= MESSAGE_SHOWN_MAX else message[: MESSAGE_SHOWN_MAX - 3] + "..."
         table.add_row(
@@ -147,7 +143,6 @@ def _table(found: list[ParkedWrite]) -> Any:
                     json_text(key_value(write.key)),
                     f"{write.version}{' (superseded)' if write.superseded else ''}",
                     f"{write.epoch:,}",
-                    when,
                     f"{write.tries:,}",
                     message,
                 ),
