@@ -14,6 +14,7 @@ import pytest
 
 from tests.simulation import switched_off_engine as off
 from tests.simulation import switched_off_groups as group_off
+from tests.simulation import switched_off_parking as park_off
 from tests.simulation import switched_off_ring as ring_off
 from tests.simulation import switched_off_routing as route_off
 
@@ -60,6 +61,7 @@ LONG_ROUNDS: Final = {
     "crash_rate": 0.0, "pause_rate": 0.0, "cut_rate": 0.0, "suspicion_rate": 0.0, "move_rate": 0.0, "storage_full": 0.0,
     "limit": 16,
 }  # fmt: skip
+PARKED: Final = {"redrivers": 4, "redrive_rate": 60.0, "write_delay": 0.01}
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
@@ -169,4 +171,21 @@ MUTATIONS: Final = (
     Mutation("X6, code", route_off.routed_by_the_newest_code, 60, {**ROUTES, "deploy_rate": 6.0}),
     Mutation("X8", route_off.failures_swallowed, 20, ROUTES, quick=True),
     Mutation("X, F2 (liveness)", route_off.not_requeued_after_a_fill, 60, {**ROUTES, **SILENT}),
+    Mutation("parked, exactly once", park_off.redriven_and_still_parked, 20, PARKED, quick=True),
+    Mutation("parked, O3", park_off.parked_writes_forgotten_by_a_new_owner, 20, {**PARKED, **CRASHES}, quick=True),
+    Mutation(
+        "parked, checkpoints",
+        park_off.parked_writes_left_out_of_checkpoints,
+        100,
+        {**PARKED, **CRASHES, "checkpoint_rate": 8.0},
+    ),
+    Mutation(
+        "parked, checkpoints",
+        park_off.parked_writes_of_a_later_moment_in_checkpoints,
+        200,
+        {**PARKED, **CRASHES, "checkpoint_rate": 20.0},
+    ),
+    Mutation("parked, superseded", park_off.later_versions_not_seen, 20, PARKED, quick=True),
+    Mutation("parked, in flight", park_off.redriven_on_a_frame_in_flight, 60, PARKED),
+    Mutation("parked, room", park_off.parked_nowhere, 20, PARKED, quick=True),
 )
