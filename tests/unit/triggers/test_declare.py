@@ -103,3 +103,18 @@ def test_outputs_are_values():
         Put("a", (1,), 1).value = 2  # type: ignore[misc]
     assert callable(table)
     assert callable(trigger)
+
+
+def test_what_becomes_of_a_write_that_a_trigger_fails_on():
+    declared = executed(
+        "from tidegrid.triggers import *\n"
+        "@trigger(on='a')\n"
+        "def f(write):\n"
+        "    pass\n"
+        "@trigger(on='a', on_error='park')\n"
+        "def g(write):\n"
+        "    pass\n"
+    )
+    assert [found.on_error for found in declared.triggers] == ["reject", "park"]
+    with pytest.raises(ConfigurationError, match="on_error='drop'.*\"park\""):
+        trigger(on="a", on_error="drop")  # type: ignore[arg-type]

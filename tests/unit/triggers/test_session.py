@@ -527,3 +527,19 @@ JUNK_BENCH = {True: _junk_bench("    yield from made()\n"), False: _junk_bench("
 def test_errors_of_ours_are_told_without_their_type():
     assert issubclass(TriggerModuleError, GridError)
     assert "TriggerModuleError" not in refused("    yield 7\n").message
+
+
+def test_the_trigger_that_fails_says_whether_its_write_is_parked():
+    """In a chain, too; a veto parks nothing."""
+    source = (
+        "@trigger(on='raw', emits='typed', on_error={first!r})\ndef first(write):\n"
+        "    if write.value == 0: raise ValueError\n    yield Put('typed', write.key, write.value)\n"
+        "@trigger(on='typed', on_error={second!r})\ndef second(write):\n"
+        "    if write.value == 1: raise ValueError\n    if write.value == 2: raise Reject('no')\n"
+    )
+    for first, second in (("park", "reject"), ("reject", "park"), ("park", "park")):
+        bench = Bench(source.format(first=first, second=second))
+        found = [bench.put(value) for value in range(3)]
+        assert [one.parks for one in found] == [first == "park", second == "park", False]
+        assert [one.failed for one in found] == [True, True, False]
+        assert not bench.session.routed
