@@ -361,15 +361,20 @@ class Computation:
                 self._note_failure(first + row, result.trigger, result.module, result.line, result.message)
                 continue
             assert type(result) is list
-            weight = sum(len(key) + len(out or b"") + PER_WRITE_BYTES for _, _, key, out in result)
-            weight += self._routed_weight(session.routed)
+            weight = PER_WRITE_BYTES * len(result)
+            for _, _, out_key, out in result:
+                weight += len(out_key) + (len(out) if out is not None else 0)
+            if session.routed:
+                weight += self._routed_weight(session.routed)
             if frame.size + weight > room:
                 text = f"the outputs weigh {weight:,} bytes more than the record has room for; emit less at a time"
                 self._note_failure(first + row, "", "", 0, text)
                 continue
             frame.size += weight
-            self._put_outputs(result, first + row)
-            self._put_routed(session.routed, first + row)
+            if result:
+                self._put_outputs(result, first + row)
+            if session.routed:
+                self._put_routed(session.routed, first + row)
 
     def _note_failure(self, row: int, trigger: str, module: str, line: int, message: str) -> None:
         """A row that failed is always noted, its words as long as there is room: rows weigh less than they are taken for."""
