@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from tidegrid.grid.engine.routing import Routing
 from tidegrid.grid.log.record import DATA, ROUTED, SourceId, decode_record, decode_section
 from tidegrid.grid.model.errors import StorageFullError
 from tidegrid.grid.model.ids import PartitionId, Position
 from tidegrid.grid.model.partitioner import partition_of
-from tidegrid.v1.ring_pb2 import Deliver, Delivered
 
 from tests.unit.engine.stand import Stand, key
 
@@ -46,13 +46,14 @@ def kinds(stand: Stand, partition: int) -> list[int]:
     return [kind for item in stand.log_of(partition) if (kind := decode_record(item.payload).kind) in (DATA, ROUTED)]
 
 
-def test_it_is_taken_in_where_it_belongs_and_no_message_is_sent(stand: Stand) -> None:
+def test_it_is_taken_in_where_it_belongs_without_a_message(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    for message in ("deliver", "delivered"):
+        monkeypatch.setattr(Routing, message, lambda *_: pytest.fail("the node wrote to itself"))
     put(stand, 0, [*THERE[:3], THERE[0], FURTHER[0]])
     stand.land_all()
     assert [stand.value(to, map_name="copies") for to in (*THERE[:3], FURTHER[0])] == [HERE[0]] * 4
     assert [stand.value(to, map_name="sums") for to in (*THERE[:3], FURTHER[0])] == [2, 1, 1, 1]
     assert [kinds(stand, number) for number in range(3)] == [[DATA], [ROUTED], [ROUTED]]
-    assert not [tell for tell in stand.told if isinstance(tell.envelope.body, Deliver | Delivered)]
     assert stand.partition(0).routes.undelivered is None
 
 
