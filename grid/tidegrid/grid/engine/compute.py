@@ -17,10 +17,10 @@ from typing import Final, Protocol
 
 from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.delivery import Delivery
+from tidegrid.grid.engine.delivery import Delivery, Rows
 from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Consigned, Frame, Portion
 from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest, section_bytes
-from tidegrid.grid.log.record import DELETE, EVENT, Failure, RequestRun, Section
+from tidegrid.grid.log.record import DELETE, EVENT, Failure, RequestRun
 from tidegrid.grid.model.errors import ConflictError, GridError, InvalidValueError, RejectedError, TooLargeError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.limits import Limits
@@ -73,6 +73,7 @@ class Computation:
         self._references = references
         self._limits = limits
         self._targets: dict[str, Target] = {}
+        self._consigned: dict[tuple[int, str], tuple[Consigned, Columns]] = {}  # by partition and map
         self._seed = seed
         self._session: Session | None = None
 
@@ -285,71 +286,74 @@ class Computation:
         self.frame.output_count += len(outputs)
 
     def _routed_weight(self, routed: list[Routed]) -> int:
-        weight, outbox = 0, self.frame.outbox
+        weight, known = PER_WRITE_BYTES * len(routed), self._consigned
         begun: set[tuple[int, str]] = set()
         for partition, _, (_, name, key, value) in routed:
-            weight += len(key) + PER_WRITE_BYTES + (len(value) if value is not None else 0)
-            known = outbox.get(PartitionId(partition))
-            if (known is None or name not in known.columns) and (partition, name) not in begun:
+            weight += len(key) + (len(value) if value is not None else 0)
+            if (partition, name) not in known and (partition, name) not in begun:
                 begun.add((partition, name))
                 weight += section_bytes(name) + OUTBOX_BYTES
         return weight
 
     def _put_routed(self, routed: list[Routed], cause: int) -> None:
-        outbox = self.frame.outbox
+        known = self._consigned
         for partition, depth, (op, name, key, value) in routed:
-            consigned = outbox.get(PartitionId(partition))
-            if consigned is None:
-                consigned = outbox[PartitionId(partition)] = Consigned()
-            columns = consigned.columns.get(name)
-            if columns is None:
-                columns = consigned.columns[name] = Columns(self._catalog.map(name).spec.schema)
+            found = known.get((partition, name))
+            if found is None:
+                found = known[partition, name] = self._consign(PartitionId(partition), name)
+            consigned, columns = found
             columns.keys.append(key)
             columns.values.append(value or b"")
             columns.ops.append(op)
             columns.causes.append(cause)
-            consigned.depth = max(consigned.depth, depth)
+            if depth > consigned.depth:
+                consigned.depth = depth
         self.frame.output_count += len(routed)
+
+    def _consign(self, partition: PartitionId, name: str) -> tuple[Consigned, Columns]:
+        """Where the outputs to one map in one other partition go."""
+        consigned = self.frame.outbox.setdefault(partition, Consigned())
+        columns = consigned.columns[name] = Columns(self._catalog.map(name).spec.schema)
+        return consigned, columns
 
     # Deliveries --------------------------------------------------------------------------------------------------
 
     def deliver(self, delivery: Delivery) -> bool:
         """Takes a delivery whole, if there is room; the first one always goes in."""
         frame = self.frame
-        weight = delivery.size + SOURCE_BYTES
-        weight += sum(section_bytes(section.map) for section in delivery.sections)
+        weight = delivery.size + delivery.framing + SOURCE_BYTES
         if frame.deliveries and frame.framing + frame.size + weight > self._limits.record_bytes_max:
             return False
         frame.deliveries.append(delivery)
         frame.size += weight
         for section in delivery.sections:
-            first, numbers = frame.count, self._take_in(section, len(frame.deliveries) - 1)
+            first = self._take_in(section, len(frame.deliveries) - 1)
             program = self._catalog.runtime.program(section.map) if self._catalog.runtime is not None else None
             if program is not None:
-                self._set_off(program, section, delivery.depth, first, numbers)
+                self._set_off(program, section, delivery.depth, first)
         return True
 
-    def _take_in(self, section: Section, source: int) -> list[int]:
-        """The rows of a section, as rows of the frame's own; returns their version numbers."""
-        frame, name = self.frame, section.map
-        columns = frame.writes.get((name, section.schema))
+    def _take_in(self, section: Rows, source: int) -> int:
+        """The rows of a section, as rows of the frame's own; returns the number of the first."""
+        frame, (name, schema, keys, values, ops) = self.frame, section
+        columns = frame.writes.get((name, schema))
         if columns is None:
-            columns = frame.writes[(name, section.schema)] = Columns(section.schema)
-        keys, ops = list(section.keys), section.ops
-        numbers = [1] * len(keys)
+            columns = frame.writes[(name, schema)] = Columns(schema)
+        versions = [1] * len(keys)
         if self._catalog.map(name).spec.stateful:
             fresh, older, table = self._layers(name)
-            for at, key in enumerate(keys):
+            versions = _stored_versions(table, keys)
+            for at, (key, value, op) in enumerate(zip(keys, values, ops, strict=True)):
                 known = fresh.get(key) or older.get(key)
-                stored = table.latest_version(key) if table is not None else 0
-                numbers[at] = (stored if known is None else known[0]) + 1
-                fresh[key] = (numbers[at], None if ops[at] == DELETE else section.values[at])
-        columns.add_writes(keys, list(section.values), ops, numbers, frame.count)
+                version = versions[at] = (versions[at] if known is None else known[0]) + 1
+                fresh[key] = (version, None if op == DELETE else value)
+        first = frame.count
+        columns.add_writes(keys, values, ops, versions, first)
         columns.causes += [source] * len(keys)
         frame.count += len(keys)
-        return numbers
+        return first
 
-    def _set_off(self, program: BoundMap, section: Section, depth: int, first: int, numbers: list[int]) -> None:
+    def _set_off(self, program: BoundMap, section: Rows, depth: int, first: int) -> None:
         """Triggers on what was delivered. They have the record to themselves but for the delivery (partition.py)."""
         frame, session = self.frame, self._bound()
         room = self._limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
@@ -359,15 +363,20 @@ class Computation:
                 self._note_failure(first + row, result.trigger, result.module, result.line, result.message)
                 continue
             assert type(result) is list
-            weight = sum(len(key) + len(out or b"") + PER_WRITE_BYTES for _, _, key, out in result)
-            weight += self._routed_weight(session.routed)
+            weight = PER_WRITE_BYTES * len(result)
+            for _, _, out_key, out in result:
+                weight += len(out_key) + (len(out) if out is not None else 0)
+            if session.routed:
+                weight += self._routed_weight(session.routed)
             if frame.size + weight > room:
                 text = f"the outputs weigh {weight:,} bytes more than the record has room for; emit less at a time"
                 self._note_failure(first + row, "", "", 0, text)
                 continue
             frame.size += weight
-            self._put_outputs(result, first + row)
-            self._put_routed(session.routed, first + row)
+            if result:
+                self._put_outputs(result, first + row)
+            if session.routed:
+                self._put_routed(session.routed, first + row)
 
     def _note_failure(self, row: int, trigger: str, module: str, line: int, message: str) -> None:
         """A row that failed is always noted, its words as long as there is room: rows weigh less than they are taken for."""
