@@ -44,3 +44,9 @@ def delivery(
         size += sum(map(len, section.keys)) + sum(map(len, section.values)) + PER_WRITE_BYTES * len(section.keys)
         triggered = triggered or (catalog.runtime is not None and catalog.runtime.program(section.map) is not None)
     return Delivery(source, effective, time_ms, entry.depth, sections, size, triggered)
+
+
+def seed_of(source: SourceId) -> int:
+    """What is delivered has no version number of its own to draw random numbers by."""
+    partition, position, entry = source
+    return (position << 48) ^ (partition << 24) ^ (entry + 1)
