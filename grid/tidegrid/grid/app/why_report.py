@@ -141,11 +141,11 @@ def _add_lineage(above: Tree, lineage: Lineage) -> None:
         at = above
     for failure in lineage.failures:
         at.add(_text(f"what its own triggers make of it is missing: {_failure(failure)}", "red"))
-    for step in lineage.steps:
+    for number, step in enumerate(lineage.steps):
         if step.entry is not None:
-            late = "" if step.stamp == lineage.stamp else f", in the log here at epoch {lineage.stamp:,}"
             way = f"routed here from partition {step.partition}, position {step.position:,}, entry {step.entry}"
-            at = at.add(_text(way + late if at is above or step is lineage.steps[0] else way))
+            late = not number and step.stamp != lineage.stamp
+            at = at.add(_text(way + (f", in the log here at epoch {lineage.stamp:,}" if late else "")))
         at = _add_triggers(at, step)
         at = at.add(_text(_row_text(step.cause, step.epoch, step.time_ms, raw=not step.delivered)))
     if lineage.broken:
@@ -154,7 +154,7 @@ def _add_lineage(above: Tree, lineage: Lineage) -> None:
 
 def _add_triggers(at: Tree, step: LineageStep) -> Tree:
     """From the last trigger down to the one that the cause set off."""
-    code = f"deployment {short(step.deployment)}, in force since epoch {step.acts_at:,}" if step.deployment else ""
+    code = f"deployment {short(step.deployment)}, in force from epoch {step.acts_at:,}" if step.deployment else ""
     if not step.triggers:
         which = _candidates(step.candidates)
         return at.add(_text(f"by {which}: which one cannot be told, {step.untold}" + (f"; {code}" if code else ""), "yellow"))

@@ -6,6 +6,7 @@ looked up in the tables of another node is only there, so such a step is left fo
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
@@ -141,6 +142,7 @@ class LineageReader:
             walk.give(await self._record(walk.wanted))
         for step in walk.lineage.steps:
             await self._tell(step, walk.views[Place(PartitionId(step.partition), Position(step.position))])
+            await asyncio.sleep(0)  # authors' code has run: others have a turn
         reply.lineages.append(walk.lineage)
 
     async def _record(self, place: Place) -> bytes | None:
