@@ -209,6 +209,32 @@ def test_an_output_told_before_is_told_anew() -> None:
     assert names(step) == ["t0"] and not step.elsewhere and not step.candidates
 
 
+def test_a_trigger_that_cannot_look_up_does_not_stand_in_the_way_of_others() -> None:
+    look = "yield Event('log', write.key, write.previous)"
+    for bodies, maker in (
+        (("yield Put('out', write.key, 1)", look), "t0"),
+        (("yield Put('out', write.key, 1)\n    write.previous",), "t0"),
+    ):
+        stand = stand_with(*bodies)
+        stand.put_now({"a": 1})
+        assert names(told(stand, tables=None)) == [maker]
+    first, second = "if write.previous is None:\n        yield Put('out', write.key, 1)", "yield Put('out', write.key, 1)"
+    stand = stand_with(first, second)
+    stand.put_now({"a": 1})
+    for version, maker in ((1, "t0"), (2, "t1")):
+        assert names(told(stand, version=version)) == [maker]
+        step = told(stand, version=version, tables=None)
+        assert step.elsewhere and not step.triggers, "t1 may look like the first one, when t0 was cut off"
+
+
+def test_an_author_who_catches_everything_does_not_hide_it() -> None:
+    body = "try:\n        before = write.previous\n    except Exception:\n        before = None\n    yield Put('out', write.key, [before])"
+    stand = stand_with(body)
+    stand.put_now({"a": 1})
+    step = told(stand, tables=None)
+    assert not step.triggers and step.elsewhere
+
+
 @pytest.mark.parametrize("epoch", [1, 9])
 def test_what_was_delivered_sees_the_tables_as_of_its_epoch(epoch: int) -> None:
     body = "yield Put('out', write.key, [grid.get('t', 'x'), grid.random.random()])"

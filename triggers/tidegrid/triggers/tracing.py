@@ -4,6 +4,8 @@
     session = tracing.bind(FrameContext(...), state)
     tracing.run(session, program, op, key, value, version, schema)      the emissions, in order, or a Rejection
 
+A state that cannot answer a look-up any more raises `Unseen`: the trigger that asked ends there, and the others run on.
+
 An emission knows the line that yielded it and the emission whose trigger set it off, so that a chain of triggers can be
 followed back to the write. Pure, as the runtime is; not for the write path.
 """
@@ -28,6 +30,17 @@ from tidegrid.triggers.runtime import TriggerRuntime
 from tidegrid.triggers.session import Session
 
 _OPS: Final[dict[type, int]] = {Put: PUT, Delete: DELETE, Event: EVENT, Merge: MERGE}
+
+
+class Unseen(BaseException):
+    """What is looked up is not there any more. It passes an author's `except Exception`, and never leaves `run`."""
+
+
+class Cut(NamedTuple):
+    """A trigger that ended for want of a look-up, when `emissions` had come out."""
+
+    trigger: TriggerSpec
+    emissions: int
 
 
 class Emission(NamedTuple):
@@ -58,6 +71,7 @@ class Tracing:
         self.deployment = deployment
         self._limits = limits
         self._emissions: list[Emission] = []
+        self.cuts: list[Cut] = []  # of the last run
         self._setting_off: Emission | None = None
         traced = tuple(
             dataclasses.replace(trigger, function=self._traced(trigger), generator=True)
@@ -75,38 +89,47 @@ class Tracing:
         self, session: Session, program: BoundMap, op: int, key: bytes, value: bytes | None, version: int, schema: int
     ) -> list[Emission] | Rejection:
         """As `Session.activate`: never raises."""
-        self._emissions, self._setting_off = [], None
+        self._emissions, self.cuts, self._setting_off = [], [], None
         outcome = session.activate(program, op, key, value, version, schema)
         return outcome if isinstance(outcome, Rejection) else self._emissions
 
+    def complete_before(self, at: int, target: str) -> bool:
+        """Whether the last run has all emissions to `target` that come before its emission `at`."""
+        return not any(
+            cut.emissions <= at and self._reached_by((cut.trigger,), target) for cut in self.cuts
+        )
+
     def candidates(self, source: str, target: str, schema: int) -> list[TriggerSpec]:
         """The triggers that emit to `target` and that a write to `source` of this schema number can set off."""
-        triggers = self.deployment.triggers
-        reached, running, grown = {source}, set[int](), True
-        while grown:
-            grown = False
-            for at, trigger in enumerate(triggers):
-                if at not in running and any(
-                    name in reached and (name != source or trigger.schema in (None, schema)) for name in trigger.on
-                ):
-                    running.add(at)
-                    reached.update(trigger.emits)
-                    grown = True
-        return [trigger for at, trigger in enumerate(triggers) if at in running and target in trigger.emits]
+        own = [trigger for trigger in self.deployment.triggers if source in trigger.on and trigger.schema in (None, schema)]
+        return self._reached_by(own, target)
+
+    def _reached_by(self, first: Iterable[TriggerSpec], target: str) -> list[TriggerSpec]:
+        """Those of `first`, and of the triggers that these may set off, that emit to `target`; in order."""
+        found, ahead = dict[str, TriggerSpec](), list(first)
+        while ahead:
+            trigger = ahead.pop()
+            if trigger.name not in found:
+                found[trigger.name] = trigger
+                ahead += [other for other in self.deployment.triggers if set(other.on) & set(trigger.emits)]
+        return [trigger for trigger in self.deployment.triggers if trigger.name in found and target in trigger.emits]
 
     def _traced(self, spec: TriggerSpec) -> Callable[..., Iterator[Any]]:
         function = spec.function
 
         def traced(*arguments: Any) -> Iterator[Any]:
             above = self._setting_off
-            produced = function(*arguments)
-            for output in _each(produced):
-                line = 0
-                if type(produced) is GeneratorType and produced.gi_frame is not None:
-                    line = produced.gi_frame.f_lineno
-                self._setting_off = self._note(spec, line, output, above)
-                yield output
-                self._setting_off = above
+            try:
+                produced = function(*arguments)
+                for output in _each(produced):
+                    line = 0
+                    if type(produced) is GeneratorType and produced.gi_frame is not None:
+                        line = produced.gi_frame.f_lineno
+                    self._setting_off = self._note(spec, line, output, above)
+                    yield output
+                    self._setting_off = above
+            except Unseen:
+                self.cuts.append(Cut(spec, len(self._emissions)))
 
         return traced
 

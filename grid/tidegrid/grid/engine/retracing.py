@@ -17,13 +17,13 @@ from tidegrid.grid.engine.compute import References
 from tidegrid.grid.engine.delivery import seed_of
 from tidegrid.grid.engine.lineage import RecordView, RowAt
 from tidegrid.grid.log.record import DELETE, SourceId
-from tidegrid.grid.model.errors import EpochTooOldError, GridError
+from tidegrid.grid.model.errors import EpochTooOldError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers.deployment import TriggerSpec
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.runtime import BoundMap, FrameContext, Session
-from tidegrid.triggers.tracing import Emission, Tracing
+from tidegrid.triggers.tracing import Emission, Tracing, Unseen
 from tidegrid.v1.grid_pb2 import LineageRow, LineageStep, TriggerRun
 
 
@@ -101,15 +101,14 @@ class Then:
                     best = version, None if section.ops[row] == DELETE else section.values[row]
         return (False, None) if best is None else (True, best[1])
 
-    def _past(self, map_name: str, epoch: Epoch) -> GridError:
+    def _past(self, map_name: str, epoch: Epoch) -> Unseen:
         return self._unknown(
             f"the triggers look up {map_name!r} as of epoch {epoch:,}, which is past the history in memory"
         )
 
-    def _unknown(self, why: str) -> GridError:
-        """To be raised through the author's trigger."""
+    def _unknown(self, why: str) -> Unseen:
         self.missing = self.missing or why
-        return GridError(why)
+        return Unseen(why)
 
 
 def retrace(
@@ -131,17 +130,17 @@ def retrace(
     for whole_frame in (False, True):
         state = Then(view, tables, references, whole_frame)
         emissions = _run(step, view, tracing, program, state, seed)
-        if state.missing:
-            step.untold, step.elsewhere = state.missing, state.elsewhere
-            break
         if isinstance(emissions, Rejection):
             step.untold = f"run again, the write is refused: {emissions.message}"
             continue
-        found = _match(step, emissions)
+        found = _match(step, emissions, tracing)
         if found is not None:
             step.triggers.extend(_told(emission) for emission in found.chain())
             step.untold = ""
             return
+        if state.missing:
+            step.untold, step.elsewhere = state.missing, state.elsewhere
+            break
         step.untold = "run again, the triggers put out something else; do they keep to the contract?"
     step.candidates.extend(_named(spec) for spec in tracing.candidates(cause.map, step.made.map, cause.schema))
 
@@ -185,13 +184,15 @@ def _activate(
     return tracing.run(session, program, row.op, row.key, value, 0 if view.routed else row.version, row.schema)
 
 
-def _match(step: LineageStep, emissions: Sequence[Emission]) -> Emission | None:
+def _match(step: LineageStep, emissions: Sequence[Emission], tracing: Tracing) -> Emission | None:
     made = step.made
-    alike = [emission for emission in emissions if (emission.map, emission.key) == (made.map, made.key)]
+    alike = [at for at, one in enumerate(emissions) if (one.map, one.key) == (made.map, made.key)]
     if step.occurrence >= len(alike):
         return None
-    found = alike[step.occurrence]
-    return found if (found.op, found.value or b"") == (made.op, made.value) else None
+    at = alike[step.occurrence]
+    found = emissions[at]
+    same = (found.op, found.value or b"") == (made.op, made.value)
+    return found if same and tracing.complete_before(at, made.map) else None
 
 
 def _told(emission: Emission) -> TriggerRun:
