@@ -38,11 +38,11 @@ def section(name: str, rows: Sequence[tuple[bytes, bytes, int]], *, causes: Sequ
     return encode_section(name, keys, values, bytes([op] * len(rows)), () if sent else versions, causes, schema)  # type: ignore[arg-type]
 
 
-def data(partition: int, maps: Sequence[str], sections: Sequence[bytes], writes: int, outbox: Sequence[bytes] = ()) -> bytes:
+def data(
+    partition: int, maps: Sequence[str], sections: Sequence[bytes], writes: int, outbox: Sequence[bytes] = ()
+) -> bytes:
     runs = [RequestRun(b"session", 1, 1)]
-    return encode_data(
-        PartitionId(partition), Term(1), Epoch(5), Epoch(3), 5_000, runs, maps, sections, writes, outbox
-    )
+    return encode_data(PartitionId(partition), Term(1), Epoch(5), Epoch(3), 5_000, runs, maps, sections, writes, outbox)
 
 
 def routed(
@@ -56,7 +56,18 @@ def routed(
 ) -> bytes:
     named = [SourceId(PartitionId(number), Position(position), entry) for number, position, entry in sources]
     return encode_routed(
-        PartitionId(partition), Term(1), Epoch(7), Epoch(5), Epoch(3), 5_000, named, maps, sections, delivered, outbox, failures
+        PartitionId(partition),
+        Term(1),
+        Epoch(7),
+        Epoch(5),
+        Epoch(3),
+        5_000,
+        named,
+        maps,
+        sections,
+        delivered,
+        outbox,
+        failures,
     )
 
 
@@ -71,7 +82,13 @@ def walk(records: Records, at: Place, name: str, key: bytes, version: int) -> Li
 def test_a_raw_write_is_its_own_reason() -> None:
     record = data(0, ["t"], [section("t", [(b"a", b"1", 1), (b"b", b"2", 4)], schema=9)], 1)
     found = walk({place(0, 10): record}, place(0, 10), "t", b"b", 4)
-    assert (found.row.key, found.row.value, found.row.version, found.row.schema, found.row.op) == (b"b", b"2", 4, 9, PUT)
+    assert (found.row.key, found.row.value, found.row.version, found.row.schema, found.row.op) == (
+        b"b",
+        b"2",
+        4,
+        9,
+        PUT,
+    )
     assert (found.partition, found.position, found.stamp, found.effective, found.time_ms) == (0, 10, 5, 5, 5_000)
     assert not found.steps and not found.delivered and not found.broken
 
@@ -86,7 +103,13 @@ def test_an_output_was_caused_by_a_write_of_any_section_of_its_record() -> None:
     found = walk(records, place(0, 10), "out", b"c", 1)
     (step,) = found.steps
     assert (step.cause.key, step.cause.value, step.cause.schema, step.cause_number) == (b"c", b"3", 2, 2)
-    assert (step.made.key, step.made.value, step.occurrence, step.HasField("entry"), step.delivered) == (b"c", b"z", 0, False, False)
+    assert (step.made.key, step.made.value, step.occurrence, step.HasField("entry"), step.delivered) == (
+        b"c",
+        b"z",
+        0,
+        False,
+        False,
+    )
     (second,) = walk(records, place(0, 10), "out", b"a", 2).steps
     assert (second.cause.key, second.occurrence) == (b"a", 1)
 

@@ -54,7 +54,7 @@ def last_step(stand: Stand, of: Any = "a", name: str = "out", version: int | Non
 
 
 def told(
-    stand: Stand, of: Any = "a", name: str = "out", *, tables: Mapping[str, Table] | None | bool = True,
+    stand: Stand, of: Any = "a", name: str = "out", *, tables: Mapping[str, Table] | bool | None = True,
     tracing: Tracing | None = None, version: int | None = None,
 ) -> LineageStep:  # fmt: skip
     step, walk = last_step(stand, of, name, version)
@@ -70,7 +70,9 @@ def names(step: LineageStep) -> list[str]:
 
 def test_of_several_triggers_the_one_that_put_it_out() -> None:
     stand = stand_with(
-        "yield Put('out', 'b', write.value)", "yield Put('out', write.key, write.value + 1)", "yield Event('log', 'a', 1)"
+        "yield Put('out', 'b', write.value)",
+        "yield Put('out', write.key, write.value + 1)",
+        "yield Event('log', 'a', 1)",
     )
     stand.put_now({"a": 1})
     step = told(stand)
@@ -218,7 +220,10 @@ def test_a_trigger_that_cannot_look_up_does_not_stand_in_the_way_of_others() -> 
         stand = stand_with(*bodies)
         stand.put_now({"a": 1})
         assert names(told(stand, tables=None)) == [maker]
-    first, second = "if write.previous is None:\n        yield Put('out', write.key, 1)", "yield Put('out', write.key, 1)"
+    first, second = (
+        "if write.previous is None:\n        yield Put('out', write.key, 1)",
+        "yield Put('out', write.key, 1)",
+    )
     stand = stand_with(first, second)
     stand.put_now({"a": 1})
     for version, maker in ((1, "t0"), (2, "t1")):
@@ -238,7 +243,10 @@ def test_an_author_who_catches_everything_does_not_hide_it() -> None:
 @pytest.mark.parametrize("epoch", [1, 9])
 def test_what_was_delivered_sees_the_tables_as_of_its_epoch(epoch: int) -> None:
     body = "yield Put('out', write.key, [grid.get('t', 'x'), grid.random.random()])"
-    source = HEAD + f"table('hop', key=('k',))\n@trigger(on='raw', emits='hop')\ndef _(write): ...\n@trigger(on='hop', emits='out')\ndef f(write, grid):\n    {body}\ntable('raw')\n"
+    source = (
+        HEAD
+        + f"table('hop', key=('k',))\n@trigger(on='raw', emits='hop')\ndef _(write): ...\n@trigger(on='hop', emits='out')\ndef f(write, grid):\n    {body}\ntable('raw')\n"
+    )
     stand = Stand(source=source)
     deployment = tracing_of(stand)
     table = Table()

@@ -92,7 +92,12 @@ def test_all_kinds_of_triggers_and_outputs_to_other_partitions() -> None:
     found = run({"n": 4}, schema=1)
     assert isinstance(found, list)
     (merged,) = (e for e in found if e.map == "sum")
-    assert (merged.trigger.name, merged.op, merged.value, merged.parent) == ("typed", 4, encode_value(4, Limits()), None)
+    assert (merged.trigger.name, merged.op, merged.value, merged.parent) == (
+        "typed",
+        4,
+        encode_value(4, Limits()),
+        None,
+    )
 
 
 def test_a_refusal_is_told() -> None:

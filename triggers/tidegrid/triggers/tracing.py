@@ -95,13 +95,13 @@ class Tracing:
 
     def complete_before(self, at: int, target: str) -> bool:
         """Whether the last run has all emissions to `target` that come before its emission `at`."""
-        return not any(
-            cut.emissions <= at and self._reached_by((cut.trigger,), target) for cut in self.cuts
-        )
+        return not any(cut.emissions <= at and self._reached_by((cut.trigger,), target) for cut in self.cuts)
 
     def candidates(self, source: str, target: str, schema: int) -> list[TriggerSpec]:
         """The triggers that emit to `target` and that a write to `source` of this schema number can set off."""
-        own = [trigger for trigger in self.deployment.triggers if source in trigger.on and trigger.schema in (None, schema)]
+        own = [
+            trigger for trigger in self.deployment.triggers if source in trigger.on and trigger.schema in (None, schema)
+        ]
         return self._reached_by(own, target)
 
     def _reached_by(self, first: Iterable[TriggerSpec], target: str) -> list[TriggerSpec]:

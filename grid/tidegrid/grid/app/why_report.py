@@ -156,8 +156,9 @@ def _add_triggers(at: Tree, step: LineageStep) -> Tree:
     """From the last trigger down to the one that the cause set off."""
     code = f"deployment {short(step.deployment)}, in force from epoch {step.acts_at:,}" if step.deployment else ""
     if not step.triggers:
-        which = _candidates(step.candidates)
-        return at.add(_text(f"by {which}: which one cannot be told, {step.untold}" + (f"; {code}" if code else ""), "yellow"))
+        return at.add(
+            _text(f"by {_candidates(step.candidates)}: {step.untold}" + (f"; {code}" if code else ""), "yellow")
+        )
     for number, run in enumerate(reversed(step.triggers)):
         if number:
             at = at.add(_text(f"{_written(run.output)}, in the same record"))
@@ -168,7 +169,11 @@ def _add_triggers(at: Tree, step: LineageStep) -> Tree:
 
 def _candidates(runs: Sequence[TriggerRun]) -> str:
     named = [f"{run.name} (module {run.module}, line {run.line})" for run in runs]
-    return "a trigger" if not named else f"trigger {named[0]}" if len(named) == 1 else f"one of {', '.join(named)}"
+    if not named:
+        return "a trigger that cannot be told"
+    if len(named) == 1:
+        return f"trigger {named[0]}, the only one that can have"
+    return f"one of {', '.join(named)}; which cannot be told"
 
 
 def _row_text(row: LineageRow, epoch: int, time_ms: int, *, raw: bool) -> str:

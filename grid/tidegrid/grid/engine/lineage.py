@@ -23,7 +23,9 @@ from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import PartitionId, Position
 from tidegrid.v1.grid_pb2 import Lineage, LineageRow, LineageStep
 
-STEPS_MAX: Final = 64  # a chain is bounded by Limits.chain_depth_max; a log that says otherwise is not followed for ever
+STEPS_MAX: Final = (
+    64  # a chain is bounded by Limits.chain_depth_max; a log that says otherwise is not followed for ever
+)
 
 
 class Place(NamedTuple):

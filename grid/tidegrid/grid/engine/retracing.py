@@ -198,9 +198,7 @@ def _match(step: LineageStep, emissions: Sequence[Emission], tracing: Tracing) -
 def _told(emission: Emission) -> TriggerRun:
     told = _named(emission.trigger)
     told.yielded_line = emission.line
-    told.output.CopyFrom(
-        LineageRow(map=emission.map, key=emission.key, op=emission.op, value=emission.value or b"")
-    )
+    told.output.CopyFrom(LineageRow(map=emission.map, key=emission.key, op=emission.op, value=emission.value or b""))
     return told
 
 

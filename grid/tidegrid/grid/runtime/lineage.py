@@ -53,7 +53,9 @@ class LineageReader:
         rows_max = min(rows_max or ROWS, ROWS_MAX)
         chain = table.chain(key)
         at = chain.index(version)
-        total = max(number for _, number, _ in chain) - len(chain[at + 1 :])  # late ones have higher numbers than those after
+        total = max(number for _, number, _ in chain) - len(
+            chain[at + 1 :]
+        )  # late ones have higher numbers than those after
         if merged:
             await self._operands(reply, partition, map_name, key, chain[: at + 1], rows_max, total)
         else:
@@ -121,7 +123,12 @@ class LineageReader:
         return len(reply.earlier)
 
     async def _search(
-        self, partition: Partition, map_name: str, key: bytes, before: tuple[tuple[Epoch, Position, int], int], wanted: int
+        self,
+        partition: Partition,
+        map_name: str,
+        key: bytes,
+        before: tuple[tuple[Epoch, Position, int], int],
+        wanted: int,
     ) -> RowSearch:
         control, log = self._driver.node.control, self._driver.log
         lag = control.limit_span if control.declared[map_name].derived else 0
