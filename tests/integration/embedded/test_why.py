@@ -49,7 +49,9 @@ def count(write):
     before = write.previous                # at the owner of the raw write alone
     if before is not None:
         yield Merge("sums", before["tag"], -before["x"])
-    if write.value is not None:
+    if write.value is not None and write.value["x"] == 0:
+        yield Put("sums", write.value["tag"], 1000)
+    elif write.value is not None:
         yield Merge("sums", write.value["tag"], write.value["x"])
         yield Event("log", write.value["tag"], write.value["x"])
 
@@ -181,10 +183,18 @@ async def test_the_operands_of_a_fold_newest_first(grid: EmbeddedGrid) -> None:
     assert [lineage.row.value for lineage in before.lineages] == [21, 20] and before.before == 10
 
 
+async def test_what_came_before_a_put_to_a_fold_does_not_count(grid: EmbeddedGrid) -> None:
+    for number, x in enumerate((10, 0, 7)):
+        await put(grid, {number: ("a", x)})
+    found = await told(grid, "sums", "a")
+    assert found.value == 1007 and found.before == 0
+    assert [(lineage.row.op, lineage.row.value) for lineage in found.lineages] == [("merge", 7), ("put", 1000)]
+
+
 async def test_triggers_that_look_up_tables_of_another_node_are_told_by_it(
     grid: EmbeddedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await put(grid, {number: ("a", number) for number in range(12)})
+    await put(grid, {number: ("a", 1 + number) for number in range(12)})
     asked: list[int] = []
     name = reader.LineageReader.name
 
@@ -208,6 +218,7 @@ async def test_a_deleted_key(grid: EmbeddedGrid) -> None:
     assert found.version.deleted and found.value is None
     (lineage,) = found.lineages
     assert lineage.row.op == "delete" and lineage.raw is not None and lineage.raw.op == "delete"
+    assert lineage.row.value is None and lineage.raw.value is None
     assert triggers(lineage) == [["translate"]] and [version.value for version in found.earlier] == [{"x": 5}]
 
 
@@ -242,30 +253,43 @@ async def test_the_code_of_the_day_counts(grid: EmbeddedGrid) -> None:
 
 
 async def test_what_memory_no_longer_holds_is_looked_for_in_the_log(grid: EmbeddedGrid) -> None:
-    for number in range(8):
+    for number in range(1, 9):
         await put(grid, {1: ("a", number)})
     old = grid.closed
     await put(grid, {1: ("a", 100)})
-    await move_horizon(grid, grid.closed)
-
-    def held() -> int:
-        tables = [p.tables for d in grid.local.drivers for p in d.node.partitions.values()]
-        return max(len(table[name].chain(key)) for table in tables for name, key in CHAINS if name in table)
-
-    while held() > 1:
-        await grid.tick()
+    await forget(grid)
     found = await told(grid, "typed", 1, rows=3)
-    assert [version.value for version in found.earlier] == [{"x": 7}, {"x": 6}, {"x": 5}] and found.before == 5
+    assert [version.value for version in found.earlier] == [{"x": 8}, {"x": 7}, {"x": 6}] and found.before == 5
     assert triggers(found.lineages[0]) == [["translate"]]
     sums = await told(grid, "sums", "a", rows=5)
-    assert [lineage.row.value for lineage in sums.lineages] == [100, -7, 7, -6, 6] and sums.before == 12
+    assert [lineage.row.value for lineage in sums.lineages] == [100, -8, 8, -7, 7] and sums.before == 12
     (step,) = sums.lineages[2].steps
     assert "past the history" in step.untold and [run.name for run in step.candidates] == ["count"]
     with pytest.raises(EpochTooOldError):
         await grid.map("typed").why(1, as_of=old)
 
 
-CHAINS = [("typed", b"!\x01\x00"), ("sums", b"0a\x00"), ("raw", b"!\x01\x00")]
+async def forget(grid: EmbeddedGrid) -> None:
+    """Memory lets go of all that is superseded."""
+    await move_horizon(grid, grid.closed)
+    tables = [t for d in grid.local.drivers for p in d.node.partitions.values() for t in p.tables.values()]
+    while any(table.version_count > table.entry_count for table in tables):
+        await grid.tick()
+
+
+async def test_late_rows_are_found_in_the_log_by_their_epoch(grid: EmbeddedGrid) -> None:
+    for x in range(1, 4):
+        for number in range(6):
+            await grid.map("raw").put(number, {"tag": "a", "x": x})
+    await put(grid, dict.fromkeys(range(6), ("a", 4)))
+    await forget(grid)
+    late = 0
+    for number in range(6):
+        found = await told(grid, "by_tag", ("a", number))
+        late += found.lineages[0].stamp > found.lineages[0].epoch
+        assert [version.value for version in found.earlier] == [3, 2, 1] and found.before == 0
+        assert found.earlier[0].epoch == found.version.epoch
+    assert late
 
 
 async def test_what_cannot_be_asked(grid: EmbeddedGrid) -> None:

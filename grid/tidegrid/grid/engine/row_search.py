@@ -85,7 +85,7 @@ class RowSearch:
             del self.rows[self._wanted :]
         elif window.after == 0:
             self.complete = True
-        elif self._looked_at < SEARCH_BYTES:
+        else:
             self._width *= 2
             self.window = Window(Epoch(max(0, window.after - self._width)), window.after)
 
