@@ -15,6 +15,7 @@ from tidegrid.client.session import NamedSession
 from tidegrid.client.snapshot import Snapshot, SnapshotMap
 from tidegrid.client.token import Token
 from tidegrid.client.transport import Transport
+from tidegrid.client.why import Lineage, LineageRow, LineageStep, TriggerFailure, TriggerRun, Why
 
 __all__ = [
     "Ack",
@@ -30,6 +31,9 @@ __all__ = [
     "GroupMap",
     "GroupOutcome",
     "Hold",
+    "Lineage",
+    "LineageRow",
+    "LineageStep",
     "Map",
     "MemberStatus",
     "NamedSession",
@@ -40,6 +44,9 @@ __all__ = [
     "TlsOptions",
     "Token",
     "Transport",
+    "TriggerFailure",
+    "TriggerRun",
     "Version",
+    "Why",
     "connect",
 ]

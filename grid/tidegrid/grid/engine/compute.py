@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.delivery import Delivery, Rows
+from tidegrid.grid.engine.delivery import Delivery, Rows, seed_of
 from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Consigned, Frame, Portion
 from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest, section_bytes
 from tidegrid.grid.log.record import DELETE, EVENT, Failure, RequestRun
@@ -87,7 +87,7 @@ class Computation:
                 epoch=frame.effective,
                 time_ms=frame.time_ms,
                 ref_epoch=self._references.changed,
-                seed=self._seed ^ _seed_of(frame.deliveries),
+                seed=self._seed ^ (seed_of(frame.deliveries[0].source) if frame.deliveries else 0),
             )
             self._session = self._catalog.runtime.bind(context, self)
         return self._session
@@ -393,14 +393,6 @@ class Computation:
         columns = self.frame.outputs[name] = Columns(self._catalog.map(name).spec.schema)
         fresh, older, table = self._layers(name)
         return columns, fresh, older, table.latest_version if table is not None else _never
-
-
-def _seed_of(deliveries: Sequence[Delivery]) -> int:
-    """What is delivered has no version number of its own to draw by."""
-    if not deliveries:
-        return 0
-    partition, position, entry = deliveries[0].source
-    return (position << 48) ^ (partition << 24) ^ (entry + 1)
 
 
 def rejected(outputs: Rejection) -> RejectedError:

@@ -60,3 +60,9 @@ def delivery(
 
 _STATEFUL: Final = bytes((PUT, DELETE, MERGE))
 _EVENTS: Final = bytes((EVENT,))
+
+
+def seed_of(source: SourceId) -> int:
+    """What is delivered has no version number of its own to draw random numbers by."""
+    partition, position, entry = source
+    return (position << 48) ^ (partition << 24) ^ (entry + 1)

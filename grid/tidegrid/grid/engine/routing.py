@@ -32,7 +32,7 @@ from tidegrid.grid.ring.messages import RoutedMessage
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.v1 import control_pb2, ring_pb2
 
-PATIENCE_SECONDS: Final = 0.25  # until a parcel is said again; twice as long each time
+PATIENCE_SECONDS: Final = 0.5  # until a parcel is said again; twice as long each time
 PATIENCE_SECONDS_MAX: Final = 2.0
 
 Letters = list[tuple[NodeId, RoutedMessage]]

@@ -29,6 +29,7 @@ _UNARY = {
     "EpochAt": grid_pb2.EpochAtRequest,
     "History": grid_pb2.HistoryRequest,
     "Hold": grid_pb2.HoldRequest,
+    "Why": grid_pb2.WhyRequest,
     "Status": grid_pb2.StatusRequest,
     "Put": grid_pb2.PutRequest,
     "Delete": grid_pb2.DeleteRequest,
