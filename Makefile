@@ -65,14 +65,17 @@ $(VENV)/.installed-%: $(VENV)/.installed-base
 	@$(PIP) --group $* $(BRIEFLY)
 	@touch $@
 
-.PHONY: help demo test check bench cover simulate mutations faults proto clean
+.PHONY: help demo demo-deploy test check bench cover simulate mutations faults proto clean
 .PHONY: check-format check-lint check-types check-floors check-generated check-tidy
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 16
 
 demo: $(VENV)/.installed-data ## three nodes, 336,776 flights, a live view, checked against the CSV
 	@$(RUN) -m examples.flights.demo
+
+demo-deploy: $(VENV)/.installed-data ## the trigger code is changed while a writer goes on, checked against the CSV
+	@$(RUN) -m examples.flights.deploy_demo
 
 test: $(VENV)/.installed-test $(VENV)/.installed-data ## run the tests, on all cores
 	@$(RUN) -m pytest -n auto $(TESTS)

@@ -21,6 +21,7 @@ from bench.report import Figure, Progress, Run, as_line, show
 # Each is a module of this package with a `run(progress)`, and the words that `--help` has for it.
 BENCHES: Final = {
     "write_path": "triggered, durable writes/s in batches; the tight loop, Redis + Streams + a worker",
+    "triggers": "triggered writes/s: inline, routed to other partitions, merged there, chained there; the tight loop",
     "concurrent_puts": "256 concurrent durable put()s from one asyncio client; redis.asyncio, AOF always",
     "put_latency": "p50 of one durable put() at a time; redis.asyncio, AOF always",
     "groups": "commit groups/s of two keys, and p50 of one at a time; put() pairs, Redis MULTI/EXEC",

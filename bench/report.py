@@ -2,7 +2,8 @@
 
 A `Figure` becomes one JSON object with the keys bench, value, unit, yardstick, yardstick_value, ratio, target, holds;
 a bench with several figures prints them as a list under `results`. The ratio is value / yardstick_value, and the
-target bounds it: from below (`at_least`: more is better) or from above (`at_most`: less is better).
+target bounds it: from below (`at_least`: more is better) or from above (`at_most`: less is better). A figure without a
+target is there to be compared, and its `holds` is null.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +23,9 @@ Run = Callable[[Progress], "list[Figure]"]
 """A bench: `run(progress)` in a module of this package."""
 
 JsonValue = str | float | bool | None
+
+
+_HOLDS: Final[dict[bool | None, str]] = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Figure:
     note: str = ""
 
     def __post_init__(self) -> None:
-        assert (self.at_least is None) != (self.at_most is None), "a target is one bound"
+        assert self.at_least is None or self.at_most is None, "a target is one bound"
 
     @property
     def ratio(self) -> float:
@@ -45,14 +50,15 @@ class Figure:
 
     @property
     def target(self) -> str:
-        return f">= {self.at_least:g} x" if self.at_least is not None else f"<= {self.at_most:g} x"
+        if self.at_least is not None:
+            return f">= {self.at_least:g} x"
+        return f"<= {self.at_most:g} x" if self.at_most is not None else "none"
 
     @property
-    def holds(self) -> bool:
+    def holds(self) -> bool | None:
         if self.at_least is not None:
             return self.ratio >= self.at_least
-        assert self.at_most is not None
-        return self.ratio <= self.at_most
+        return self.ratio <= self.at_most if self.at_most is not None else None
 
     def as_json(self) -> dict[str, JsonValue]:
         return {
@@ -86,7 +92,7 @@ def show(figures: Sequence[Figure], console: Console) -> None:
             f"{figure.yardstick}: {figure.yardstick_value:,.0f}",
             f"{figure.ratio:.2f}",
             figure.target,
-            "[green]yes[/]" if figure.holds else "[red]no[/]",
+            _HOLDS[figure.holds],
         )
     console.print(table)
     for figure in figures:

@@ -18,8 +18,8 @@ import importlib.machinery
 import io
 import sys
 import zipfile
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,6 +99,36 @@ def expected(path: Path | None = None, rows_max: int | None = None) -> Expected:
         with_plane=with_plane,
         distinct_keys=len(keys),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Aircraft:
+    """What the flights of one aircraft add up to. `last_airport`: where the one with the latest scheduled hour went."""
+
+    flights: int = 0
+    late_minutes: int = 0
+    last_airport: str = ""
+    last_at: str = ""
+
+
+def aircraft(rows: Iterable[Row]) -> dict[str, Aircraft]:
+    """Adds flights up by tail number; those without one are left out. Of two in one hour the later airport by name is last."""
+    by_tail: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["tailnum"] != NOT_AVAILABLE:
+            by_tail[row["tailnum"]].append(row)
+    found = {}
+    for tail, theirs in by_tail.items():
+        delays = [int(row["dep_delay"]) for row in theirs if row["dep_delay"] != NOT_AVAILABLE]
+        last_at, last_airport = max((row["time_hour"], row["dest"]) for row in theirs)
+        found[tail] = Aircraft(len(theirs), sum(delay for delay in delays if delay > 0), last_airport, last_at)
+    return found
+
+
+def speed_mph(row: Row) -> float | None:
+    if row["distance"] == NOT_AVAILABLE or row["air_time"] == NOT_AVAILABLE:
+        return None
+    return int(row["distance"]) / int(row["air_time"]) * 60
 
 
 def write_csv(directory: Path, path: Path | None = None) -> tuple[Path, Path]:

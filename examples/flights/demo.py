@@ -57,11 +57,11 @@ class Seen:
 
 
 @contextlib.asynccontextmanager
-async def server(directory: Path) -> AsyncIterator[str]:
+async def server(directory: Path, *options: str) -> AsyncIterator[str]:
     """Three nodes in a process of their own; gives the address of the first. Ended with SIGTERM, which drains."""
     ready = directory / "ready.json"
     command = [str(Path(sys.executable).with_name("tidegrid")), "serve", "--nodes", str(NODES), "--port", "0"]
-    command += ["--data", str(directory / "log"), "--triggers", str(TRIGGERS), "--ready-file", str(ready)]
+    command += ["--data", str(directory / "log"), "--triggers", str(TRIGGERS), "--ready-file", str(ready), *options]
     with (directory / "serve.log").open("wb") as output:
         process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
     try:
@@ -204,7 +204,7 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{carrier} {count}" for carrier, count in counts.items())
 
 
-def print_report(seen: Seen, found: list[Check], seconds: float) -> None:
+def print_checks(found: list[Check]) -> None:
     table = Table(title="\nChecked against the CSV itself", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     table.add_column("what")
@@ -214,6 +214,10 @@ def print_report(seen: Seen, found: list[Check], seconds: float) -> None:
         shown = [f"{value:,}" if type(value) is int else str(value) for value in (check.found, check.expected)]
         table.add_row("[green]ok[/]" if check.holds else "[bold red]WRONG[/]", check.what, *shown)
     console.print(table)
+
+
+def print_report(seen: Seen, found: list[Check], seconds: float) -> None:
+    print_checks(found)
     closes = seen.last_closed - seen.first_closed
     console.print(
         f"\n{seen.accepted / seen.load_seconds:,.0f} durable, triggered writes/s"

@@ -19,16 +19,15 @@ Patch = pytest.MonkeyPatch
 
 
 def acknowledged_on_arrival(patch: Patch) -> None:
-    right = routing.Routing.deliver
+    right = routing.Routing._came
 
-    def deliver(self: routing.Routing, message: Any, epoch: Epoch) -> None:
-        right(self, message, epoch)
-        source = SourceId.of(message.source)
-        partition = self._partitions.get(PartitionId(message.partition))
+    def came(self: routing.Routing, source: SourceId, number: PartitionId, *rest: Any) -> None:
+        right(self, source, number, *rest)
+        partition = self._partitions.get(number)
         if partition is not None and source in partition.delivering:
             self._reply(partition, source, {})
 
-    patch.setattr(routing.Routing, "deliver", deliver)
+    patch.setattr(routing.Routing, "_came", came)
 
 
 def done_before_its_own_outputs(patch: Patch) -> None:
@@ -151,13 +150,13 @@ def operands_left_out_of_checkpoints(patch: Patch) -> None:
 
 
 def tails_of_visits_only(patch: Patch) -> None:
-    right = routing.Routing.delivered
+    right = routing.Routing._answered
 
-    def delivered(self: routing.Routing, message: Any) -> None:
-        right(self, message)
+    def answered(self: routing.Routing, source: Any, tails: Any) -> None:
+        right(self, source, tails)
         self.tails.clear()
 
-    patch.setattr(routing.Routing, "delivered", delivered)
+    patch.setattr(routing.Routing, "_answered", answered)
 
 
 def tails_of_the_receiver_only(patch: Patch) -> None:

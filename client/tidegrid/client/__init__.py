@@ -16,6 +16,7 @@ from tidegrid.client.session import NamedSession
 from tidegrid.client.snapshot import Snapshot, SnapshotMap
 from tidegrid.client.token import Token
 from tidegrid.client.transport import Transport
+from tidegrid.client.why import Lineage, LineageRow, LineageStep, TriggerFailure, TriggerRun, Why
 
 __all__ = [
     "Ack",
@@ -31,6 +32,9 @@ __all__ = [
     "GroupMap",
     "GroupOutcome",
     "Hold",
+    "Lineage",
+    "LineageRow",
+    "LineageStep",
     "Map",
     "MemberStatus",
     "NamedSession",
@@ -43,6 +47,9 @@ __all__ = [
     "TlsOptions",
     "Token",
     "Transport",
+    "TriggerFailure",
+    "TriggerRun",
     "Version",
+    "Why",
     "connect",
 ]

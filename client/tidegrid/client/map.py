@@ -19,6 +19,7 @@ from tidegrid.client.moment import LATEST, Consistency, Moment, check_number, mo
 from tidegrid.client.rows import AsyncRows, IterableRows, Rows
 from tidegrid.client.scan import scan
 from tidegrid.client.session import NamedSession
+from tidegrid.client.why import ROWS, Why, why
 from tidegrid.grid.model.errors import CallerError, UnavailableError, UnknownMapError
 from tidegrid.grid.model.ids import PartitionId
 from tidegrid.grid.model.keys import encode_key, prefix_range
@@ -406,6 +407,20 @@ class Map:
         found = history(self._dispatcher, self.name, self._partition_of(encoded), encoded, after, through or 0, seconds)
         async for version in found:
             yield version
+
+    async def why(
+        self, key: object, *, as_of: int | datetime | None = None, rows: int = ROWS, deadline: float | None = None
+    ) -> Why | None:
+        """How `key` came to be what it is, or was as of an epoch: the raw writes, and the triggers and steps since then.
+
+        Also of a deleted key; None if it has had no version. `rows`: so many operands, or earlier versions. Raises
+        EpochTooOldError, EpochTooNewError, and WrongKindError on a stream.
+        """
+        if not self._partitions:
+            await self._resolve()
+        expires, encoded = self._expires(deadline), encode_key(key, self._key_bytes_max)
+        moment = await self._moment(as_of, None, True, None, "causal", expires)
+        return await why(self._dispatcher, self.name, self._partition_of(encoded), encoded, moment.as_of, rows, expires)
 
     def subscribe(
         self,

@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import tidegrid.v1.control_pb2
 import tidegrid.v1.errors_pb2
+import tidegrid.v1.record_pb2
 import typing
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
@@ -2373,3 +2374,345 @@ class DeploymentsReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["carry", b"carry", "deployments", b"deployments", "error", b"error"]) -> None: ...
 
 global___DeploymentsReply = DeploymentsReply
+
+@typing.final
+class WhyRequest(google.protobuf.message.Message):
+    """Why a row is as it is: asked of the owner of its key. With `step`, of a reply that could not tell its triggers: asked
+    of the owner of that step's partition, whose reply has that step alone.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    MAP_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
+    ROWS_MAX_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    partition: builtins.int
+    key: builtins.bytes
+    as_of: builtins.int
+    """0: the latest"""
+    rows_max: builtins.int
+    """operands, or earlier versions; 0: 10"""
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def step(self) -> global___LineageStep: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        map: builtins.str = ...,
+        partition: builtins.int = ...,
+        key: builtins.bytes = ...,
+        as_of: builtins.int = ...,
+        rows_max: builtins.int = ...,
+        deadline_ms: builtins.int = ...,
+        step: global___LineageStep | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "step", b"step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "carry", b"carry", "deadline_ms", b"deadline_ms", "key", b"key", "map", b"map", "partition", b"partition", "rows_max", b"rows_max", "step", b"step"]) -> None: ...
+
+global___WhyRequest = WhyRequest
+
+@typing.final
+class LineageRow(google.protobuf.message.Message):
+    """A row of a record: a write, an output, or an operand."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAP_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    OP_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    SCHEMA_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    key: builtins.bytes
+    op: builtins.int
+    """as in Section"""
+    value: builtins.bytes
+    version: builtins.int
+    """0: an output that was sent elsewhere and got its number there"""
+    schema: builtins.int
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        key: builtins.bytes = ...,
+        op: builtins.int = ...,
+        value: builtins.bytes = ...,
+        version: builtins.int = ...,
+        schema: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "map", b"map", "op", b"op", "schema", b"schema", "value", b"value", "version", b"version"]) -> None: ...
+
+global___LineageRow = LineageRow
+
+@typing.final
+class TriggerRun(google.protobuf.message.Message):
+    """A trigger that ran, and what it put out."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    MODULE_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    YIELDED_LINE_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    module: builtins.str
+    line: builtins.int
+    """of the trigger"""
+    yielded_line: builtins.int
+    """where it put this out; 0: not known"""
+    @property
+    def output(self) -> global___LineageRow: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        module: builtins.str = ...,
+        line: builtins.int = ...,
+        yielded_line: builtins.int = ...,
+        output: global___LineageRow | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["output", b"output"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["line", b"line", "module", b"module", "name", b"name", "output", b"output", "yielded_line", b"yielded_line"]) -> None: ...
+
+global___TriggerRun = TriggerRun
+
+@typing.final
+class LineageStep(google.protobuf.message.Message):
+    """From what was made to the row of the same record that set off the triggers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    STAMP_FIELD_NUMBER: builtins.int
+    EFFECTIVE_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    CAUSE_FIELD_NUMBER: builtins.int
+    CAUSE_NUMBER_FIELD_NUMBER: builtins.int
+    DELIVERED_FIELD_NUMBER: builtins.int
+    MADE_FIELD_NUMBER: builtins.int
+    OCCURRENCE_FIELD_NUMBER: builtins.int
+    ENTRY_FIELD_NUMBER: builtins.int
+    TRIGGERS_FIELD_NUMBER: builtins.int
+    UNTOLD_FIELD_NUMBER: builtins.int
+    ELSEWHERE_FIELD_NUMBER: builtins.int
+    CANDIDATES_FIELD_NUMBER: builtins.int
+    DEPLOYMENT_FIELD_NUMBER: builtins.int
+    ACTS_AT_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    position: builtins.int
+    stamp: builtins.int
+    effective: builtins.int
+    time_ms: builtins.int
+    cause_number: builtins.int
+    """of its row in the record"""
+    delivered: builtins.bool
+    """the cause came from another partition: the next step says how"""
+    occurrence: builtins.int
+    """of several outputs of one cause to one key"""
+    entry: builtins.int
+    """of the outbox, if it left for another partition there"""
+    untold: builtins.str
+    """why it cannot be told which triggers made it"""
+    elsewhere: builtins.bool
+    """the owner of `partition` may know"""
+    deployment: builtins.bytes
+    """its hash"""
+    acts_at: builtins.int
+    @property
+    def cause(self) -> global___LineageRow: ...
+    @property
+    def made(self) -> global___LineageRow: ...
+    @property
+    def triggers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TriggerRun]:
+        """from the cause to what was made; empty: see `untold`"""
+
+    @property
+    def candidates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TriggerRun]:
+        """if it cannot be told"""
+
+    def __init__(
+        self,
+        *,
+        partition: builtins.int = ...,
+        position: builtins.int = ...,
+        stamp: builtins.int = ...,
+        effective: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        cause: global___LineageRow | None = ...,
+        cause_number: builtins.int = ...,
+        delivered: builtins.bool = ...,
+        made: global___LineageRow | None = ...,
+        occurrence: builtins.int = ...,
+        entry: builtins.int | None = ...,
+        triggers: collections.abc.Iterable[global___TriggerRun] | None = ...,
+        untold: builtins.str = ...,
+        elsewhere: builtins.bool = ...,
+        candidates: collections.abc.Iterable[global___TriggerRun] | None = ...,
+        deployment: builtins.bytes = ...,
+        acts_at: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_entry", b"_entry", "cause", b"cause", "entry", b"entry", "made", b"made"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_entry", b"_entry", "acts_at", b"acts_at", "candidates", b"candidates", "cause", b"cause", "cause_number", b"cause_number", "delivered", b"delivered", "deployment", b"deployment", "effective", b"effective", "elsewhere", b"elsewhere", "entry", b"entry", "made", b"made", "occurrence", b"occurrence", "partition", b"partition", "position", b"position", "stamp", b"stamp", "time_ms", b"time_ms", "triggers", b"triggers", "untold", b"untold"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_entry", b"_entry"]) -> typing.Literal["entry"] | None: ...
+
+global___LineageStep = LineageStep
+
+@typing.final
+class Lineage(google.protobuf.message.Message):
+    """Where a row comes from: the steps back to the raw write, the nearest first; none: the row is itself a raw write."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: builtins.int
+    PARTITION_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    STAMP_FIELD_NUMBER: builtins.int
+    EFFECTIVE_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    DELIVERED_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
+    STEPS_FIELD_NUMBER: builtins.int
+    BROKEN_FIELD_NUMBER: builtins.int
+    partition: builtins.int
+    position: builtins.int
+    stamp: builtins.int
+    effective: builtins.int
+    time_ms: builtins.int
+    delivered: builtins.bool
+    """it came from another partition: the first step says how"""
+    broken: builtins.str
+    """why there are no more steps, though there should be"""
+    @property
+    def row(self) -> global___LineageRow: ...
+    @property
+    def failures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.record_pb2.Failure]:
+        """of the triggers on this row"""
+
+    @property
+    def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LineageStep]: ...
+    def __init__(
+        self,
+        *,
+        row: global___LineageRow | None = ...,
+        partition: builtins.int = ...,
+        position: builtins.int = ...,
+        stamp: builtins.int = ...,
+        effective: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        delivered: builtins.bool = ...,
+        failures: collections.abc.Iterable[tidegrid.v1.record_pb2.Failure] | None = ...,
+        steps: collections.abc.Iterable[global___LineageStep] | None = ...,
+        broken: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["row", b"row"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["broken", b"broken", "delivered", b"delivered", "effective", b"effective", "failures", b"failures", "partition", b"partition", "position", b"position", "row", b"row", "stamp", b"stamp", "steps", b"steps", "time_ms", b"time_ms"]) -> None: ...
+
+global___Lineage = Lineage
+
+@typing.final
+class EarlierVersion(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    version: builtins.int
+    epoch: builtins.int
+    time_ms: builtins.int
+    deleted: builtins.bool
+    value: builtins.bytes
+    def __init__(
+        self,
+        *,
+        version: builtins.int = ...,
+        epoch: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        deleted: builtins.bool = ...,
+        value: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "epoch", b"epoch", "time_ms", b"time_ms", "value", b"value", "version", b"version"]) -> None: ...
+
+global___EarlierVersion = EarlierVersion
+
+@typing.final
+class WhyReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    FOUND_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    MERGED_FIELD_NUMBER: builtins.int
+    LINEAGES_FIELD_NUMBER: builtins.int
+    EARLIER_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    found: builtins.bool
+    """false: the key has had no version yet, and the rest is empty"""
+    deleted: builtins.bool
+    value: builtins.bytes
+    version: builtins.int
+    epoch: builtins.int
+    time_ms: builtins.int
+    position: builtins.int
+    merged: builtins.bool
+    """`value` was folded from operands"""
+    before: builtins.int
+    """operands, or versions, before those listed"""
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def lineages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Lineage]:
+        """one; of a map with a fold an operand each, the newest first"""
+
+    @property
+    def earlier(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EarlierVersion]:
+        """the newest first"""
+
+    @property
+    def step(self) -> global___LineageStep:
+        """what was asked for"""
+
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        found: builtins.bool = ...,
+        deleted: builtins.bool = ...,
+        value: builtins.bytes = ...,
+        version: builtins.int = ...,
+        epoch: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        position: builtins.int = ...,
+        merged: builtins.bool = ...,
+        lineages: collections.abc.Iterable[global___Lineage] | None = ...,
+        earlier: collections.abc.Iterable[global___EarlierVersion] | None = ...,
+        before: builtins.int = ...,
+        step: global___LineageStep | None = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "step", b"step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "carry", b"carry", "deleted", b"deleted", "earlier", b"earlier", "epoch", b"epoch", "error", b"error", "found", b"found", "lineages", b"lineages", "merged", b"merged", "position", b"position", "step", b"step", "time_ms", b"time_ms", "value", b"value", "version", b"version"]) -> None: ...
+
+global___WhyReply = WhyReply

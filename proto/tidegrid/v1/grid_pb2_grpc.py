@@ -85,6 +85,11 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.HoldRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.HoldReply.FromString,
                 _registered_method=True)
+        self.Why = channel.unary_unary(
+                '/tidegrid.v1.Grid/Why',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.WhyRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.WhyReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/tidegrid.v1.Grid/Status',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.StatusRequest.SerializeToString,
@@ -191,6 +196,12 @@ class GridServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Hold(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Why(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,6 +316,11 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.Hold,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.HoldRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.HoldReply.SerializeToString,
+            ),
+            'Why': grpc.unary_unary_rpc_method_handler(
+                    servicer.Why,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.WhyRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.WhyReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -623,6 +639,33 @@ class Grid(object):
             '/tidegrid.v1.Grid/Hold',
             tidegrid_dot_v1_dot_grid__pb2.HoldRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.HoldReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Why(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Why',
+            tidegrid_dot_v1_dot_grid__pb2.WhyRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.WhyReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,11 @@ class GridStub:
         tidegrid.v1.grid_pb2.HoldReply,
     ]
 
+    Why: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.WhyRequest,
+        tidegrid.v1.grid_pb2.WhyReply,
+    ]
+
     Status: grpc.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.StatusRequest,
         tidegrid.v1.grid_pb2.StatusReply,
@@ -171,6 +176,11 @@ class GridAsyncStub:
     Hold: grpc.aio.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.HoldRequest,
         tidegrid.v1.grid_pb2.HoldReply,
+    ]
+
+    Why: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.WhyRequest,
+        tidegrid.v1.grid_pb2.WhyReply,
     ]
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
@@ -294,6 +304,13 @@ class GridServicer(metaclass=abc.ABCMeta):
         request: tidegrid.v1.grid_pb2.HoldRequest,
         context: _ServicerContext,
     ) -> typing.Union[tidegrid.v1.grid_pb2.HoldReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.HoldReply]]: ...
+
+    @abc.abstractmethod
+    def Why(
+        self,
+        request: tidegrid.v1.grid_pb2.WhyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.WhyReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.WhyReply]]: ...
 
     @abc.abstractmethod
     def Status(

@@ -28,7 +28,7 @@ ALL = dict(commands())
 
 def test_the_commands() -> None:
     assert set(ALL) == {
-        "serve", "verify", "version", "load", "put", "delete", "get", "scan", "history", "map create", "map list", "subscribe",
+        "serve", "verify", "version", "load", "put", "delete", "get", "scan", "history", "why", "map create", "map list", "subscribe",
         "replica", "effects", "status", "ring", "holds list", "holds release", "deploy", "deployments",
         "parked list", "parked redrive",
     }  # fmt: skip

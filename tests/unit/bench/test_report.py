@@ -25,6 +25,11 @@ def test_a_target_bounds_the_ratio_from_its_side(value: float, bound: dict[str, 
     assert Figure("b", value, "x/s", "y", 100.0, **bound).holds is holds
 
 
+def test_a_figure_without_a_target_neither_holds_nor_fails() -> None:
+    figure = Figure("b", 2.0, "x/s", "y", 1.0).as_json()
+    assert (figure["target"], figure["holds"]) == ("none", None)
+
+
 def test_one_figure_is_one_object_and_several_are_a_list() -> None:
     figure = Figure("b", 2.0, "x/s", "y", 1.0, at_least=1)
     assert set(json.loads(as_line([figure]))) == KEYS

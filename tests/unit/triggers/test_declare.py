@@ -116,5 +116,5 @@ def test_what_becomes_of_a_write_that_a_trigger_fails_on():
         "    pass\n"
     )
     assert [found.on_error for found in declared.triggers] == ["reject", "park"]
-    with pytest.raises(ConfigurationError, match="on_error='drop'.*\"park\""):
+    with pytest.raises(ConfigurationError, match=r"on_error='drop'.*\"park\""):
         trigger(on="a", on_error="drop")  # type: ignore[arg-type]

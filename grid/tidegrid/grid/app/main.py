@@ -22,6 +22,7 @@ from tidegrid.grid.app.commands.status import status
 from tidegrid.grid.app.commands.subscribe import subscribe
 from tidegrid.grid.app.commands.verify import verify
 from tidegrid.grid.app.commands.version import version
+from tidegrid.grid.app.commands.why import why
 from tidegrid.grid.app.exit_codes import table
 
 app = typer.Typer(
@@ -42,7 +43,7 @@ app.command(rich_help_panel=_RUN)(version)
 app.command(rich_help_panel=_CODE)(deploy)
 app.command(rich_help_panel=_CODE)(deployments)
 app.add_typer(maps, name="map", rich_help_panel=_DATA)
-for read_or_write in (load, put, delete, get, scan, history):
+for read_or_write in (load, put, delete, get, scan, history, why):
     app.command(rich_help_panel=_DATA)(read_or_write)
 for follow in (subscribe, replica, effects, status, ring):
     app.command(rich_help_panel=_FOLLOW)(follow)

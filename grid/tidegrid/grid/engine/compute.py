@@ -17,12 +17,12 @@ from typing import Final, Protocol
 
 from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.delivery import Delivery
+from tidegrid.grid.engine.delivery import Delivery, Rows, seed_of
 from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Frame, Portion
 from tidegrid.grid.engine.parking import Parking, parked_bytes
 from tidegrid.grid.engine.placing import Placing, failure_of
 from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest, section_bytes
-from tidegrid.grid.log.record import DELETE, Failure, RequestRun, Section
+from tidegrid.grid.log.record import DELETE, Failure, RequestRun
 from tidegrid.grid.model.errors import ConflictError, GridError, InvalidValueError, RejectedError, TooLargeError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
@@ -85,7 +85,7 @@ class Computation:
                 epoch=frame.effective,
                 time_ms=frame.time_ms,
                 ref_epoch=self._references.changed,
-                seed=self._seed ^ _seed_of(frame.deliveries),
+                seed=self._seed ^ (seed_of(frame.deliveries[0].source) if frame.deliveries else 0),
             )
             self._session = self._catalog.runtime.bind(context, self)
         return self._session
@@ -290,40 +290,39 @@ class Computation:
     def deliver(self, delivery: Delivery) -> bool:
         """Takes a delivery whole, if there is room; the first one always goes in."""
         frame = self.frame
-        weight = delivery.size + SOURCE_BYTES
-        weight += sum(section_bytes(section.map) for section in delivery.sections)
+        weight = delivery.size + delivery.framing + SOURCE_BYTES
         if frame.deliveries and frame.framing + frame.size + weight > self._limits.record_bytes_max:
             return False
         frame.deliveries.append(delivery)
         frame.size += weight
         for section in delivery.sections:
-            first, numbers = frame.count, self._take_in(section, len(frame.deliveries) - 1)
+            first = self._take_in(section, len(frame.deliveries) - 1)
             program = self._catalog.runtime.program(section.map) if self._catalog.runtime is not None else None
             if program is not None:
-                self._set_off(program, section, delivery.depth, first, numbers)
+                self._set_off(program, section, delivery.depth, first)
         return True
 
-    def _take_in(self, section: Section, source: int) -> list[int]:
-        """The rows of a section, as rows of the frame's own; returns their version numbers."""
-        frame, name = self.frame, section.map
-        columns = frame.writes.get((name, section.schema))
+    def _take_in(self, section: Rows, source: int) -> int:
+        """The rows of a section, as rows of the frame's own; returns the number of the first."""
+        frame, (name, schema, keys, values, ops) = self.frame, section
+        columns = frame.writes.get((name, schema))
         if columns is None:
-            columns = frame.writes[(name, section.schema)] = Columns(section.schema)
-        keys, ops = list(section.keys), section.ops
-        numbers = [1] * len(keys)
+            columns = frame.writes[(name, schema)] = Columns(schema)
+        versions = [1] * len(keys)
         if self._catalog.map(name).spec.stateful:
             fresh, older, table = self.placing.layers(name)
-            for at, key in enumerate(keys):
+            versions = _stored_versions(table, keys)
+            for at, (key, value, op) in enumerate(zip(keys, values, ops, strict=True)):
                 known = fresh.get(key) or older.get(key)
-                stored = table.latest_version(key) if table is not None else 0
-                numbers[at] = (stored if known is None else known[0]) + 1
-                fresh[key] = (numbers[at], None if ops[at] == DELETE else section.values[at])
-        columns.add_writes(keys, list(section.values), ops, numbers, frame.count)
+                version = versions[at] = (versions[at] if known is None else known[0]) + 1
+                fresh[key] = (version, None if op == DELETE else value)
+        first = frame.count
+        columns.add_writes(keys, values, ops, versions, first)
         columns.causes += [source] * len(keys)
         frame.count += len(keys)
-        return numbers
+        return first
 
-    def _set_off(self, program: BoundMap, section: Section, depth: int, first: int, numbers: list[int]) -> None:
+    def _set_off(self, program: BoundMap, section: Rows, depth: int, first: int) -> None:
         """Triggers on what was delivered. They have the record to themselves but for the delivery (partition.py)."""
         frame, session = self.frame, self._bound()
         room = self._limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
@@ -333,23 +332,20 @@ class Computation:
                 self.placing.note_failure(failure_of(first + row, result))
                 continue
             assert type(result) is list
-            weight = sum(len(key) + len(out or b"") + PER_WRITE_BYTES for _, _, key, out in result)
-            weight += self.placing.routed_weight(session.routed)
+            weight = PER_WRITE_BYTES * len(result)
+            for _, _, out_key, out in result:
+                weight += len(out_key) + (len(out) if out is not None else 0)
+            if session.routed:
+                weight += self.placing.routed_weight(session.routed)
             if frame.size + weight > room:
                 text = f"the outputs weigh {weight:,} bytes more than the record has room for; emit less at a time"
                 self.placing.note_failure(Failure(row=first + row, message=text))
                 continue
             frame.size += weight
-            self.placing.put_outputs(result, first + row)
-            self.placing.put_routed(session.routed, first + row)
-
-
-def _seed_of(deliveries: Sequence[Delivery]) -> int:
-    """What is delivered has no version number of its own to draw by."""
-    if not deliveries:
-        return 0
-    partition, position, entry = deliveries[0].source
-    return (position << 48) ^ (partition << 24) ^ (entry + 1)
+            if result:
+                self.placing.put_outputs(result, first + row)
+            if session.routed:
+                self.placing.put_routed(session.routed, first + row)
 
 
 def rejected(outputs: Rejection) -> RejectedError:

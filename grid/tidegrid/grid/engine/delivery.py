@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.write import PER_WRITE_BYTES
-from tidegrid.grid.log.record import DELETE, EVENT, MERGE, PUT, Section, SourceId, decode_outbox, decode_section
+from tidegrid.grid.engine.write import PER_WRITE_BYTES, section_bytes
+from tidegrid.grid.log.record import DELETE, EVENT, MERGE, PUT, SourceId, decode_outbox, decode_section
 from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 
 
+class Rows(NamedTuple):
+    """A section of it, in plain columns."""
+
+    map: str
+    schema: int
+    keys: Sequence[bytes]
+    values: Sequence[bytes]
+    ops: bytes
+
+
 class Delivery(NamedTuple):
-    """`size`: what its rows weigh in a record. `triggered`: it sets off triggers here."""
+    """`size`: what its rows weigh in a record, `framing`: what its sections do. `triggered`: it sets off triggers here."""
 
     source: SourceId
     effective: Epoch
     time_ms: int
     depth: int
-    sections: Sequence[Section]
+    sections: Sequence[Rows]
     size: int
+    framing: int
     triggered: bool
 
 
@@ -29,18 +40,29 @@ def delivery(
 ) -> Delivery:
     """`catalog` is that of the effective epoch. Raises FormatError: not what a node of this grid sends to `partition`."""
     entry = decode_outbox(outbox)
-    sections = [decode_section(payload, numbered=False) for payload in entry.sections]
-    size, triggered = 0, False
-    for section in sections:
-        known = catalog.maps.get(section.map)
+    sections: list[Rows] = []
+    size, framing, triggered = 0, 0, False
+    for payload in entry.sections:
+        section = decode_section(payload, numbered=False)
+        name, ops, keys, values = section.map, section.ops, list(section.keys), list(section.values)
+        known = catalog.maps.get(name)
         if known is None or not known.spec.derived or entry.partition != partition:
-            raise FormatError(f"outputs to {section.map!r} in partition {entry.partition} were sent to {partition}")
-        allowed = (PUT, DELETE, MERGE) if known.spec.stateful else (EVENT,)
-        places = known.partitioner.many(section.keys)
-        if section.ops.strip(bytes(allowed)) or places.count(partition) != len(places):
-            raise FormatError(
-                f"an output to {section.map!r} does not belong to partition {partition}, or has a strange op"
-            )
-        size += sum(map(len, section.keys)) + sum(map(len, section.values)) + PER_WRITE_BYTES * len(section.keys)
-        triggered = triggered or (catalog.runtime is not None and catalog.runtime.program(section.map) is not None)
-    return Delivery(source, effective, time_ms, entry.depth, sections, size, triggered)
+            raise FormatError(f"outputs to {name!r} in partition {entry.partition} were sent to {partition}")
+        places = known.partitioner.many(keys)
+        if ops.strip(_STATEFUL if known.spec.stateful else _EVENTS) or places.count(partition) != len(places):
+            raise FormatError(f"an output to {name!r} does not belong to partition {partition}, or has a strange op")
+        sections.append(Rows(name, section.schema, keys, values, ops))
+        size += sum(map(len, keys)) + sum(map(len, values)) + PER_WRITE_BYTES * len(keys)
+        framing += section_bytes(name)
+        triggered = triggered or (catalog.runtime is not None and catalog.runtime.program(name) is not None)
+    return Delivery(source, effective, time_ms, entry.depth, sections, size, framing, triggered)
+
+
+_STATEFUL: Final = bytes((PUT, DELETE, MERGE))
+_EVENTS: Final = bytes((EVENT,))
+
+
+def seed_of(source: SourceId) -> int:
+    """What is delivered has no version number of its own to draw random numbers by."""
+    partition, position, entry = source
+    return (position << 48) ^ (partition << 24) ^ (entry + 1)

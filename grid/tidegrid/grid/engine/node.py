@@ -88,7 +88,7 @@ class Node:
         self.references = ReferenceExchange(self.copies, control, me, self.writes.partitions)
         self.retention = Retention(control, retention)
         self._catalogs = Catalogs(control, limits, strict)
-        self.routing = Routing(control, self.writes.partitions, self._catalogs, limits, self.writes.stirred)
+        self.routing = Routing(me, control, self.writes.partitions, self._catalogs, limits, self.writes.stirred)
         self.ring = Ring(me, incarnation, control, self, ring_options)
         self.tenure = Tenure(
             member,

@@ -183,12 +183,20 @@ class Partition:
                 break
             frame.time_ms = max(frame.time_ms, delivery.time_ms)
         computation.end()
-        taken = set(frame.sources)
-        self.deliveries = deque(delivery for delivery in self.deliveries if delivery.source not in taken)
+        self._drop(set(frame.sources))
         self.delivery_bytes -= sum(delivery.size for delivery in frame.deliveries)
         frame.seal()
         self.next = frame
         return frame
+
+    def _drop(self, taken: set[SourceId]) -> None:
+        """From the queue of deliveries, at the head of which they are as a rule."""
+        found = 0
+        while self.deliveries and self.deliveries[0].source in taken:
+            self.deliveries.popleft()
+            found += 1
+        if found < len(taken):
+            self.deliveries = deque(delivery for delivery in self.deliveries if delivery.source not in taken)
 
     def _alike(self, first: Delivery) -> Sequence[Delivery]:
         """What may share a frame: of one epoch, and setting nothing off, so that it depends on nothing else."""

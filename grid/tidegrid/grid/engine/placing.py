@@ -38,6 +38,7 @@ class Placing:
         self._catalog = catalog
         self._limits = limits
         self._targets: dict[str, Target] = {}
+        self._consigned: dict[tuple[int, str], tuple[Consigned, Columns]] = {}  # by partition and map
 
     def layers(self, name: str) -> tuple[dict[bytes, Change], Mapping[bytes, Change], Table | None]:
         """What version numbers of a map go on from: this frame, the frame in flight, the table."""
@@ -66,31 +67,35 @@ class Placing:
         self.frame.output_count += len(outputs)
 
     def routed_weight(self, routed: list[Routed]) -> int:
-        weight, outbox = 0, self.frame.outbox
+        weight, known = PER_WRITE_BYTES * len(routed), self._consigned
         begun: set[tuple[int, str]] = set()
         for partition, _, (_, name, key, value) in routed:
-            weight += len(key) + PER_WRITE_BYTES + (len(value) if value is not None else 0)
-            known = outbox.get(PartitionId(partition))
-            if (known is None or name not in known.columns) and (partition, name) not in begun:
+            weight += len(key) + (len(value) if value is not None else 0)
+            if (partition, name) not in known and (partition, name) not in begun:
                 begun.add((partition, name))
                 weight += section_bytes(name) + OUTBOX_BYTES
         return weight
 
     def put_routed(self, routed: list[Routed], cause: int) -> None:
-        outbox = self.frame.outbox
+        known = self._consigned
         for partition, depth, (op, name, key, value) in routed:
-            consigned = outbox.get(PartitionId(partition))
-            if consigned is None:
-                consigned = outbox[PartitionId(partition)] = Consigned()
-            columns = consigned.columns.get(name)
-            if columns is None:
-                columns = consigned.columns[name] = Columns(self._catalog.map(name).spec.schema)
+            found = known.get((partition, name))
+            if found is None:
+                found = known[partition, name] = self._consign(PartitionId(partition), name)
+            consigned, columns = found
             columns.keys.append(key)
             columns.values.append(value or b"")
             columns.ops.append(op)
             columns.causes.append(cause)
-            consigned.depth = max(consigned.depth, depth)
+            if depth > consigned.depth:
+                consigned.depth = depth
         self.frame.output_count += len(routed)
+
+    def _consign(self, partition: PartitionId, name: str) -> tuple[Consigned, Columns]:
+        """Where the outputs to one map in one other partition go."""
+        consigned = self.frame.outbox.setdefault(partition, Consigned())
+        columns = consigned.columns[name] = Columns(self._catalog.map(name).spec.schema)
+        return consigned, columns
 
     def note_failure(self, failure: Failure) -> None:
         """A row that failed is always noted, its words as long as there is room: rows weigh less than they are taken for."""

@@ -96,7 +96,7 @@ class Post:
 
     def routed(self) -> None:
         """Says what routing has to say."""
-        self.tell(self._routing.take())
+        self.tell(self._routing.take(self._ring.epoch))
 
     def _taken(self, sender: NodeId, letter: Letter) -> Iterable[tuple[NodeId, Body]]:
         now, epoch = self.now, self._ring.epoch
@@ -119,8 +119,8 @@ class Post:
                 self._groups.received(letter)
             case ring_pb2.Deliver():
                 self._routing.deliver(letter, epoch)
-                return self._routing.take()
+                return self._routing.take(epoch)
             case ring_pb2.Delivered():
                 self._routing.delivered(letter)
-                return self._routing.take()
+                return self._routing.take(epoch)
         return ()

@@ -7,21 +7,22 @@
 
 X1: nothing is said of a record before it is in the log. X3: "delivered" goes up only when the whole subtree is in the
 log, and carries its tails (X7), which the next token takes along. Acknowledging on arrival would let the token pass
-while the consequences are still on their way.
+while the consequences are still on their way. What this node has to say to itself is taken in the same step, without a message.
 
 Prior art: the acker of Storm, which tracks a tree of tuples to its last leaf; here the root waits for its children.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.delivery import delivery
 from tidegrid.grid.engine.frame import Frame
 from tidegrid.grid.engine.partition import Partition
-from tidegrid.grid.engine.routes import Parcel
+from tidegrid.grid.engine.routes import Parcel, Tails
 from tidegrid.grid.log.record import DATA, SourceId
 from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
@@ -31,23 +32,32 @@ from tidegrid.grid.ring.messages import RoutedMessage
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.v1 import control_pb2, ring_pb2
 
-PATIENCE_SECONDS: Final = 0.25  # until a parcel is said again; twice as long each time
+PATIENCE_SECONDS: Final = 0.5  # until a parcel is said again; twice as long each time
 PATIENCE_SECONDS_MAX: Final = 2.0
 
 Letters = list[tuple[NodeId, RoutedMessage]]
 
 
+class Answer(NamedTuple):
+    """A parcel is delivered."""
+
+    source: SourceId
+    tails: Tails
+
+
 class Routing:
-    """`partitions` are the write path's. `deliver` hands a delivery to one of them."""
+    """`me` is this node. `partitions` are the write path's. `deliver` hands a delivery to one of them."""
 
     def __init__(
         self,
+        me: NodeId,
         control: ControlState,
         partitions: Mapping[PartitionId, Partition],
         catalogs: Catalogs,
         limits: Limits,
         deliver: Callable[[Partition], None],
     ) -> None:
+        self._me = me
         self._control = control
         self._partitions = partitions
         self._catalogs = catalogs
@@ -55,10 +65,18 @@ class Routing:
         self._deliver = deliver
         self._due: float | None = None  # when the next parcel is to be said again
         self._letters: Letters = []
+        self._own: deque[Parcel | Answer] = deque()  # for this node itself
         self.tails: dict[PartitionId, Position] = {}  # of what others told to be delivered, above the last close
 
-    def take(self) -> Letters:
-        """What is to be said now."""
+    def take(self, epoch: Epoch) -> Letters:
+        """What is to be said to others now. `epoch` is this node's."""
+        own = self._own
+        while own:
+            one = own.popleft()
+            if isinstance(one, Answer):
+                self._answered(one.source, one.tails)
+            else:
+                self._came(one.source, one.target, one.effective, one.time_ms, one.outbox, epoch)
         letters, self._letters = self._letters, []
         return letters
 
@@ -114,7 +132,11 @@ class Routing:
         parcel.tries = min(parcel.tries + 1, 8)
         self._remind(parcel.due)
         owner = self._control.view.owners.get(parcel.target)
-        if owner is not None:
+        if owner is None:
+            return
+        if owner.node == self._me:
+            self._own.append(parcel)
+        else:
             message = ring_pb2.Deliver(
                 source=parcel.source.message(),
                 effective=parcel.effective,
@@ -130,9 +152,15 @@ class Routing:
     # What others say ----------------------------------------------------------------------------------------------
 
     def deliver(self, message: ring_pb2.Deliver, epoch: Epoch) -> None:
-        """X2. `epoch` is this node's, raised to the carried one."""
-        source, effective = SourceId.of(message.source), Epoch(message.effective)
-        partition = self._partitions.get(PartitionId(message.partition))
+        """`epoch` is this node's, raised to the carried one."""
+        source, number = SourceId.of(message.source), PartitionId(message.partition)
+        self._came(source, number, Epoch(message.effective), message.time_ms, message.outbox, epoch)
+
+    def _came(
+        self, source: SourceId, number: PartitionId, effective: Epoch, time_ms: int, outbox: bytes, epoch: Epoch
+    ) -> None:
+        """X2, at the receiver."""
+        partition = self._partitions.get(number)
         if partition is None or partition.state is not PartitionState.OPEN or effective > epoch:
             return
         taken = partition.routes.taken(source)
@@ -144,19 +172,21 @@ class Routing:
         elif source not in partition.delivering and partition.delivery_bytes <= self._limits.delivery_bytes_max:
             catalog = self._catalogs.at(effective)
             try:
-                made = delivery(source, partition.id, effective, message.time_ms, message.outbox, catalog)
+                made = delivery(source, number, effective, time_ms, outbox, catalog)
             except FormatError:
                 return  # no node of this grid says that
             partition.deliver(made)
             self._deliver(partition)
 
     def delivered(self, message: ring_pb2.Delivered) -> None:
+        tails = {PartitionId(tail.partition): Position(tail.position) for tail in message.tails}
+        self._answered(SourceId.of(message.source), tails)
+
+    def _answered(self, source: SourceId, tails: Tails) -> None:
         """Stable, so it does not matter how often it is said, or how late."""
-        source = SourceId.of(message.source)
         partition = self._partitions.get(source.partition)
         if partition is None or not partition.serving:
             return
-        tails = {PartitionId(tail.partition): Position(tail.position) for tail in message.tails}
         known = self._control.tails
         for number, tail in tails.items():
             if tail > max(self.tails.get(number, 0), known.get(number, 0)):
@@ -169,10 +199,14 @@ class Routing:
             assert taken is not None and taken.tails is not None
             self._reply(partition, source, taken.tails)
 
-    def _reply(self, partition: Partition, source: SourceId, tails: Mapping[PartitionId, Position]) -> None:
+    def _reply(self, partition: Partition, source: SourceId, tails: Tails) -> None:
         """To whoever owns the source's partition by now: it is the one that says it again."""
         owner = self._control.view.owners.get(source.partition)
-        if owner is not None:
+        if owner is None:
+            return
+        if owner.node == self._me:
+            self._own.append(Answer(source, tails))
+        else:
             reply = ring_pb2.Delivered(
                 source=source.message(),
                 partition=partition.id,

@@ -182,7 +182,7 @@ class WritePath:
         frame = partition.in_flight
         assert frame is not None
         self.highest_stamp = max(self.highest_stamp, frame.stamp)
-        self.written += frame.count
+        self.written += 0 if frame.deliveries else frame.count
         self.outputs += frame.output_count
         if partition.serving:
             self._unclosed_bytes += frame.size

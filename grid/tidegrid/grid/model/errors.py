@@ -230,10 +230,6 @@ class StalePlanError(CallerError):
         )
 
 
-class NotSupportedError(CallerError):
-    code = "NOT_SUPPORTED"
-
-
 class ConfigurationError(CallerError):
     code = "CONFIGURATION"
 

@@ -10,7 +10,7 @@ from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.history import Cursor
 from tidegrid.grid.engine.hold import HoldRequest
 from tidegrid.grid.engine.intake import Request
-from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ScanRequest
+from tidegrid.grid.engine.reads import CloseRequest, EpochAtRequest, HistoryRequest, ReadRequest, ScanRequest
 from tidegrid.grid.engine.redrive import ParkedRequest, RedriveRequest
 from tidegrid.grid.model.errors import GridError, TooLargeError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
@@ -35,6 +35,7 @@ from tidegrid.grid.rpc.wire import (
 )
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.history import history_page
+from tidegrid.grid.runtime.lineage import LineageReader
 from tidegrid.grid.runtime.local_grid import LocalGrid
 from tidegrid.grid.version import version
 from tidegrid.v1 import control_pb2, grid_pb2
@@ -50,6 +51,7 @@ class GridService:
         self._driver = driver
         self.feeds = Feeds(driver)
         self._json = JsonGateway(grid, driver)
+        self._lineage = LineageReader(driver)
         self.unary: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "Hello": self.hello,
             "Commit": self.commit,
@@ -59,6 +61,7 @@ class GridService:
             "EpochAt": self.epoch_at,
             "History": self.history,
             "Hold": self.hold,
+            "Why": self.why,
             "Status": self.status,
             "Parked": self.parked,
             "Redrive": self.redrive,
@@ -188,6 +191,24 @@ class GridService:
         except GridError as error:
             return grid_pb2.HistoryReply(carry=self.carry(), error=error_message(error))
         return history_reply(self.carry(), page)
+
+    async def why(self, request: grid_pb2.WhyRequest) -> grid_pb2.WhyReply:
+        try:
+            if request.HasField("step"):
+                return grid_pb2.WhyReply(carry=self.carry(), step=await self._lineage.name(request.step))
+            as_of = Epoch(request.as_of)
+            asked: ReadRequest = await self._submit(  # waits for a close, and says why it cannot be read
+                lambda answered: ReadRequest(request.map, [request.key], as_of, Epoch(0), answered),
+                request.carry, request.deadline_ms,
+            )  # fmt: skip
+            if asked.error is not None:
+                raise asked.error
+            number = PartitionId(request.partition)
+            reply = await self._lineage.explain(request.map, number, request.key, as_of, request.rows_max)
+        except GridError as error:
+            return grid_pb2.WhyReply(carry=self.carry(), error=error_message(error))
+        reply.carry.CopyFrom(self.carry())
+        return reply
 
     async def hold(self, request: grid_pb2.HoldRequest) -> grid_pb2.HoldReply:
         held: HoldRequest = await self._submit(

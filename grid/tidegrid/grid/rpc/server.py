@@ -31,6 +31,7 @@ _UNARY = {
     "Redrive": grid_pb2.RedriveRequest,
     "History": grid_pb2.HistoryRequest,
     "Hold": grid_pb2.HoldRequest,
+    "Why": grid_pb2.WhyRequest,
     "Status": grid_pb2.StatusRequest,
     "Put": grid_pb2.PutRequest,
     "Delete": grid_pb2.DeleteRequest,

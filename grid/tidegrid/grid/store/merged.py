@@ -37,22 +37,30 @@ class Operand(NamedTuple):
 
 
 class MergedTable(Table):
-    __slots__ = ("_fold_at", "_operands")
+    __slots__ = ("_fold", "_fold_at", "_fold_epoch", "_operands")
 
     def __init__(self, fold_at: FoldAt, tombstone_epochs: int = 1 << 20) -> None:
         super().__init__(tombstone_epochs)
         self._fold_at = fold_at
+        self._fold: Fold | None = None  # that of `_fold_epoch`, for one section
+        self._fold_epoch = Epoch(0)
         self._operands: dict[bytes, list[Operand]] = {}
 
     def apply(
         self, keys: Sequence[bytes], values: Sequence[bytes], ops: bytes, versions: Sequence[int], stamp: Stamp
     ) -> None:
-        """The columns of one section, in order. O(later operands of its key) for each."""
+        """The columns of one section, in order. O(1) for each that is the newest of its key, else O(versions of it)."""
+        self._fold = None
         for key, value, op, number in zip(keys, values, ops, versions, strict=True):
             self._merge(key, Operand(stamp, number, op, value))
 
     def _merge(self, key: bytes, new: Operand) -> None:
         operands = self._operands.setdefault(key, [])
+        latest = self.latest(key)
+        if latest is None or order_of(latest) < new[:2]:
+            operands.append(new)
+            self.insert(key, self._folded(None if latest is None else latest[0], new), new.number, new.stamp)
+            return
         at = bisect_right(operands, new[:2], key=_order)
         operands.insert(at, new)
         chain = self.chain(key)
@@ -65,7 +73,9 @@ class MergedTable(Table):
 
     def _folded(self, state: bytes | None, operand: Operand) -> bytes | None:
         if operand.op == MERGE:
-            return self._fold_at(operand.stamp[0])(state, operand.payload)
+            if self._fold is None or self._fold_epoch != operand.stamp[0]:
+                self._fold, self._fold_epoch = self._fold_at(operand.stamp[0]), operand.stamp[0]
+            return self._fold(state, operand.payload)
         assert operand.op in (PUT, DELETE)
         return operand.payload if operand.op == PUT else None
 

@@ -62,8 +62,6 @@ async def deploy(
     if not rollback and not names:
         raise ConfigurationError("there is nothing to deploy; name a module, such as flights.py, or say --rollback")
     asks = not (yes or dry_run)
-    if asks and (output.as_json or not sys.stdin.isatty()):
-        raise ConfigurationError("nobody can be asked here; say --yes to deploy, or --dry-run to see the plan")
     shown = False
 
     def show(plan: grid_pb2.DeployPlan) -> None:
@@ -75,6 +73,8 @@ async def deploy(
 
     def confirm(plan: grid_pb2.DeployPlan) -> bool:
         show(plan)
+        if asks and (output.as_json or not sys.stdin.isatty()):
+            raise ConfigurationError("nobody can be asked here; say --yes to deploy this, or --dry-run to see the plan")
         return not asks or typer.confirm("deploy this?", err=True)
 
     async with call.connect() as grid:
