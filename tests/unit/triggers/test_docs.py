@@ -16,7 +16,7 @@ TESTS = [block for block in BLOCKS if "def test_" in block]
 
 
 def test_the_trigger_modules_load_and_keep_the_contract():
-    assert len(MODULES) == 4
+    assert len(MODULES) == 5
     for source in MODULES:
         assert load_modules([("orders", source)]).triggers and findings("orders", source) == []
     (allowed,) = (block for block in BLOCKS if "allow clock" in block)
