@@ -78,7 +78,7 @@ class Follower:
             try:
                 self._go_on(node, serving, through)
             except EpochTooOldError:
-                if self.map != "sums" or self.after >= node.control.horizon:
+                if self.map != "sums" or self.after >= self.world.truth.horizon:
                     raise
                 self.after, self._merge, self._buffer = node.control.closed, None, []  # as from a snapshot
         self._soon()

@@ -267,7 +267,7 @@ class World:
             if not process.open:
                 return f"node {process.me} is not open"
             assert process.node is not None
-            if not process.node.drained:
+            if not process.node.drained or any(one.deliveries for one in process.node.partitions.values()):
                 return f"node {process.me} has something under way"
             if process.node.tenure.membership.misplaced(self.truth):
                 return f"node {process.me} has partitions that belong elsewhere"

@@ -13,7 +13,7 @@ from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.redrive import RedriveRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.record import Record, RequestRun, encode_data, encode_open, encode_section
-from tidegrid.grid.model.errors import FormatError
+from tidegrid.grid.model.errors import EpochTooOldError, FormatError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Incarnation, NodeId, PartitionId, Position, Term, partition_log
 from tidegrid.v1.record_pb2 import DATA
 
@@ -184,3 +184,19 @@ def test_a_restart_goes_on_where_it_was_and_remembers_requests() -> None:
     again = stand.put_now([("a", 1), ("a", 2)], map_name="raw", first=1)
     assert again.versions == first.versions and again.epochs == first.epochs and again.repeated == [0, 1]
     assert stand.put_now([("a", 3)], map_name="raw").versions == [3] and stand.value("a", map_name="copy") == 3
+
+
+def test_what_was_let_go_of_before_a_checkpoint_is_not_taken_for_nothing() -> None:
+    """Whoever opens from it may not have read of that horizon yet: it says too old, not another value."""
+    stand = Stand()
+    for value in range(4):
+        stand.put_now({"k": value})
+        stand.close(stand.node.epoch)
+    early = stand.node.control.closed - 2
+    stand.horizon(stand.node.control.closed)
+    stand.node.reclaim(100)
+    chunks = list(checkpoint_chunks(stand.partition()))
+    table = recover(stand.log, fresh(stand), frozenset({"r"}), chunks).partition.tables["t"]
+    with pytest.raises(EpochTooOldError):
+        table.as_of(key("k"), Epoch(early))
+    assert table.reclaim(Epoch(early), 100) == 0 and table.horizon == stand.node.control.closed

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from tidegrid.grid.engine.delivery import Delivery
 from tidegrid.grid.engine.intake import Carry
-from tidegrid.grid.log.record import encode_open
+from tidegrid.grid.log.record import SourceId, encode_open
 from tidegrid.grid.model.errors import LogTimeoutError, UnavailableError, WrongOwnerError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position
 from tidegrid.grid.ring.assignment import assignment
 from tidegrid.grid.ring.ownership import PartitionState, joined_view, moved_view, next_view
 from tidegrid.grid.ring.view import Member
 
-from tests.unit.engine.stand import GRID_ID, Stand, key
+from tests.unit.engine.stand import GRID_ID, Stand, client_session, key
 
 P0 = PartitionId(0)
 OTHER = Member(NodeId(1), Incarnation(1))
@@ -155,6 +156,24 @@ def test_a_partition_is_drained_and_then_handed_over() -> None:
     assert pair.number not in pair.node.partitions and len(pair.node.partitions) == 1
     moved = pair.put({pair.name: 2}, partition=pair.number)
     assert isinstance(moved.errors[0], WrongOwnerError) and moved.errors[0].owner == 1
+
+
+def test_what_is_refused_at_last_does_not_keep_it_either() -> None:
+    pair = Pair()
+    landing = pair.put({pair.name: 1}, partition=pair.number)
+    refused = pair.put({pair.name: 2}, partition=pair.number, session=client_session(2), conditions={0: 7})
+    pair.close(pair.node.control.closed + 1)
+    assert pair.moves == [] and refused not in pair.answered
+    pair.land_all()
+    assert landing.versions == [1] and refused.errors and pair.moves == [1]
+
+
+def test_deliveries_that_wait_for_time_to_go_on_do_not_keep_it() -> None:
+    pair = Pair()
+    source = SourceId(PartitionId(1 - pair.number), Position(1000), 0)
+    pair.partition(pair.number).deliver(Delivery(source, pair.node.epoch, 0, 1, [], 0, 0, True))
+    pair.close(pair.node.control.closed + 1)
+    assert pair.moves == [1], "its sender says it again, to the next owner"
 
 
 def test_one_that_is_idle_goes_at_once() -> None:

@@ -86,3 +86,24 @@ def test_the_fold_of_an_epoch_is_asked_for_once_a_section() -> None:
     table.apply([b"a"], [b"z"], bytes([MERGE]), [6], (Epoch(2), Position(2), 0))
     assert asked == [3, 2, 3]
     assert table.latest(b"a") == (b"z@2 x@3 x@3 x@3 x@3 x@3 ", 5, (3, 1, 0))
+
+
+def test_while_a_checkpoint_is_taken_what_is_folded_onto_stays() -> None:
+    """Else a record after the checkpoint would be folded onto nothing when the partition is opened from it."""
+    table = MergedTable(fold_at)
+
+    def merge(epoch: int, number: int) -> None:
+        table.apply([b"a"], [b"%d" % number], bytes([MERGE]), [number], (Epoch(epoch), Position(number), 0))
+
+    merge(2, 1)
+    merge(3, 2)
+    table.settle(Epoch(3))
+    with table.pinned():
+        merge(5, 3)
+        merge(7, 4)
+        table.settle(Epoch(7))
+        table.reclaim(Epoch(6), 100)
+        assert [number for _, number, _ in table.chain(b"a")] == [2, 3, 4] and table.horizon == 3
+    table.reclaim(Epoch(6), 100)
+    assert [number for _, number, _ in table.chain(b"a")] == [3, 4]
+    table._check()

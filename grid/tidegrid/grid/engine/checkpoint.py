@@ -9,6 +9,7 @@ Chunks are msgpack arrays that begin with their kind:
     ["routes", sources taken, consignments]                                        see Routes.rows
     ["parked", routed failures without room, [[...] ...]]                          see Parking
     ["operands", map, [[key, epoch, position, time_ms, number, op, payload] ...]]  not settled, see merged.py
+    ["reclaimed", horizon]    the last: what readers below it would see may have been let go of before it was written
 
 `one` holds the keys with a single version, nearly all of them, as columns. Writes go on between slices: a slice holds
 the versions up to the checkpoint's position, the log holds the rest.
@@ -17,6 +18,7 @@ the versions up to the checkpoint's position, the log holds the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Final
 
@@ -38,6 +40,14 @@ _decode = msgspec.msgpack.Decoder().decode
 
 def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
     """State as of the partition's tail now. Between chunks the partition may go on."""
+    with ExitStack() as pins:
+        for table in partition.tables.values():
+            if isinstance(table, MergedTable):
+                pins.enter_context(table.pinned())
+        yield from _chunks(partition)
+
+
+def _chunks(partition: Partition) -> Iterator[bytes]:
     position = partition.tail
     opened = [[at, term] for at, term in partition.opened]
     head = [
@@ -71,6 +81,7 @@ def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
     for name, table in list(partition.tables.items()):
         for rows in table.slices(position, ROWS_PER_SLICE):
             yield from _rows(name, rows)
+    yield _encode(["reclaimed", max((table.horizon for table in partition.tables.values()), default=0)])
 
 
 def _rows(name: str, rows: list[tuple[bytes, list[tuple[bytes | None, int, Stamp]]]]) -> Iterator[bytes]:
@@ -142,6 +153,9 @@ class Recovery:
                 )
         elif kind == "one":
             self._load_single(*content[1:])
+        elif kind == "reclaimed":
+            for table in partition.tables.values():
+                table.horizon = Epoch(content[1])
         elif kind == "rows":
             table = self._table(content[1])
             for key, chain in zip(content[2], content[3], strict=True):

@@ -273,7 +273,8 @@ class Intake:
             return wait
         self._stateful(request.map)
         partition = self._open_partition(request.partition)
-        request.run(partition.tables.get(request.map), self._control.horizon)
+        table = partition.tables.get(request.map)
+        request.run(table, max(self._control.horizon, table.horizon if table is not None else self._control.horizon))
         self._emit(Answered((request,)))
         return None
 

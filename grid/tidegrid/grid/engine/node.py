@@ -177,6 +177,7 @@ class Node:
             self._decided()
 
     def _opened(self, partition: Partition) -> None:
+        self.retention.look_again()
         self.routing.opened(self._instant.now, partition)
         if self.ready():
             self.post.tell(self.references.opened(self._instant.now))
@@ -200,11 +201,11 @@ class Node:
         self._enter(instant)
         if self.writes.idle:
             return False
-        epoch, copies = self.ring.epoch, self.copies
-        worked = 0
+        epoch, copies, worked = self.ring.epoch, self.copies, 0
         while worked < writes_max and not self.writes.idle:
             worked += self.writes.compute_one(self._catalogs, epoch, instant.time_ms, copies)
         self._lend_on()  # a frame of refusals alone leaves its slot free
+        self.tenure.decided()
         self.ring.stirred(instant.now)
         return True
 
@@ -304,7 +305,7 @@ class Node:
             self.tenure.view_applied(self._instant.now)
             self.routing.view_applied(self._instant.now)
         elif isinstance(event, HorizonMoved):
-            self.retention.moved(event.epoch)
+            self.retention.look_again()
 
     def control_failed(self, instant: Instant, effect: AppendControl, error: GridError) -> None:
         """A wrong tail is mended by reading on, a full storage by trying again later; a horizon is proposed anew."""
@@ -383,8 +384,7 @@ class Node:
     def reclaim(self, budget: int) -> int:
         """Lets go of history past the horizon, and of ended sessions; at most about `budget` steps. Returns steps."""
         self.copies.reclaim(self.control.horizon, budget)
-        serving = [partition for partition in self.partitions.values() if partition.serving]
-        return self.retention.reclaim(serving, budget)
+        return self.retention.reclaim((one for one in self.partitions.values() if one.serving), budget)
 
     def _follow_references(self) -> None:
         self.post.tell(self.references.advance(self._instant.now))

@@ -387,8 +387,8 @@ class Partition:
 
     @property
     def drained(self) -> bool:
-        waiting = self.queue or self.deliveries or self.redrives
-        return self.in_flight is None and self.next is None and not waiting
+        """Nobody waits for a frame. Deliveries do not count: they come again, to the next owner, and may have to wait for it."""
+        return self.in_flight is None and self.next is None and not self.queue and not self.redrives
 
     # Time --------------------------------------------------------------------------------------------------------
 

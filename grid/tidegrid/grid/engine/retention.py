@@ -43,7 +43,7 @@ class Retention:
         self._control = control
         self._options = options
         self._next_proposal_ms = 0
-        self._dirty = control.horizon > 0  # a checkpoint and the log after it may hold what lies before it
+        self._dirty = control.horizon > 0
         self.held_back_by: frozenset[str] = frozenset()  # names: what the last proposal did not pass
 
     def proposal(self, time_ms: int, history_bytes: int) -> ControlRecord | None:
@@ -82,7 +82,8 @@ class Retention:
         lowest = min((hold.epoch for hold in left), default=None)
         return [hold for hold in left if hold.epoch == lowest]
 
-    def moved(self, _horizon: Epoch) -> None:
+    def look_again(self) -> None:
+        """The horizon has moved, or a partition came from a checkpoint and the log after it."""
         self._dirty = True
 
     @property
@@ -91,12 +92,13 @@ class Retention:
 
     def reclaim(self, partitions: Iterable[Partition], budget: int) -> int:
         """One bounded slice; returns the versions and sessions let go. 0: nothing is left to do for now."""
-        done = 0
+        done, horizon, pinned = 0, self._control.horizon, False
         for partition in partitions:
             done += partition.memory.expire()
             for table in partition.tables.values():
                 if done >= budget:
                     return done
-                done += table.reclaim(self._control.horizon, budget - done)
-        self._dirty = False
+                done += table.reclaim(horizon, budget - done)
+                pinned = pinned or table.horizon < horizon
+        self._dirty = pinned
         return done

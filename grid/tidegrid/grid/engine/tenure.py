@@ -161,7 +161,7 @@ class Tenure:
     # Moves --------------------------------------------------------------------------------------------------------
 
     def decided(self) -> None:
-        """Frames are in the log, or never will be: one that drains may be drained."""
+        """Frames are in the log, or never will be, or had nothing to put there: one that drains may be drained."""
         if any(partition.state is PartitionState.DRAINING for partition in self._writes.partitions.values()):
             self._rebalance()
 
@@ -194,6 +194,7 @@ class Tenure:
     def time_passed(self, now: float) -> None:
         for opening in self.openings.values():
             opening.time_passed(now)
+        self.decided()  # requests may have expired
         self._propose(self.membership.join(now, self._control))
 
     def deadline(self) -> float | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeAlias
 
 from tidegrid.grid.model.ids import Epoch, Position
@@ -37,7 +38,7 @@ class Operand(NamedTuple):
 
 
 class MergedTable(Table):
-    __slots__ = ("_fold", "_fold_at", "_fold_epoch", "_operands")
+    __slots__ = ("_fold", "_fold_at", "_fold_epoch", "_operands", "_pins", "_settled")
 
     def __init__(self, fold_at: FoldAt, tombstone_epochs: int = 1 << 20) -> None:
         super().__init__(tombstone_epochs)
@@ -45,6 +46,8 @@ class MergedTable(Table):
         self._fold: Fold | None = None  # that of `_fold_epoch`, for one section
         self._fold_epoch = Epoch(0)
         self._operands: dict[bytes, list[Operand]] = {}
+        self._settled = Epoch(0)
+        self._pins: list[Epoch] = []
 
     def apply(
         self, keys: Sequence[bytes], values: Sequence[bytes], ops: bytes, versions: Sequence[int], stamp: Stamp
@@ -88,6 +91,7 @@ class MergedTable(Table):
 
     def settle(self, closed: Epoch) -> None:
         """Nothing comes at or below `closed` any more: its operands are done with."""
+        self._settled = max(self._settled, closed)
         for key in list(self._operands):
             left = [operand for operand in self._operands[key] if operand.stamp[0] > closed]
             if left:
@@ -102,6 +106,22 @@ class MergedTable(Table):
         for key, operands in self._operands.items():
             for operand in operands:
                 yield key, operand
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """While a checkpoint is taken, each key keeps the version that the next operand in the log was folded onto.
+
+        A plain table needs no such thing: there the next version does not depend on the one before it.
+        """
+        pin = self._settled  # all that is not in the log yet lies above
+        self._pins.append(pin)
+        try:
+            yield
+        finally:
+            self._pins.remove(pin)
+
+    def reclaim(self, horizon: Epoch, budget: int) -> int:
+        return super().reclaim(min(horizon, *self._pins) if self._pins else horizon, budget)
 
     def recall(self, rows: Iterable[tuple[bytes, Operand]]) -> None:
         """Operands of a checkpoint, in the order of `operands`; the versions they led to come by `load` and `insert`."""
