@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tidegrid/v1/control.proto\x12\x0btidegrid.v1\"\xf0\x02\n\rControlRecord\x12+\n\x07\x63reated\x18\x01 \x01(\x0b\x32\x18.tidegrid.v1.GridCreatedH\x00\x12!\n\x04view\x18\x02 \x01(\x0b\x32\x11.tidegrid.v1.ViewH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.tidegrid.v1.CloseH\x00\x12\'\n\x07horizon\x18\x04 \x01(\x0b\x32\x14.tidegrid.v1.HorizonH\x00\x12\'\n\x03map\x18\x05 \x01(\x0b\x32\x18.tidegrid.v1.MapDeclaredH\x00\x12%\n\x06\x64\x65ploy\x18\x06 \x01(\x0b\x32\x13.tidegrid.v1.DeployH\x00\x12!\n\x04hold\x18\x07 \x01(\x0b\x32\x11.tidegrid.v1.HoldH\x00\x12\x32\n\rhold_released\x18\x08 \x01(\x0b\x32\x19.tidegrid.v1.HoldReleasedH\x00\x12\x10\n\x06\x66olded\x18\t \x01(\x0cH\x00\x42\x08\n\x06record\"z\n\x0bGridCreated\x12\x0f\n\x07grid_id\x18\x01 \x01(\x0c\x12\x12\n\npartitions\x18\x02 \x01(\r\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x16\n\x0esession_epochs\x18\x04 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\r\x12\x0f\n\x07time_ms\x18\x06 \x01(\x04\"R\n\x06Member\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x14\n\x0cpeer_address\x18\x04 \x01(\t\"K\n\x05Owner\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\"P\n\x04View\x12$\n\x07members\x18\x01 \x03(\x0b\x32\x13.tidegrid.v1.Member\x12\"\n\x06owners\x18\x02 \x03(\x0b\x32\x12.tidegrid.v1.Owner\"+\n\x04Tail\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\x04\"b\n\x05\x43lose\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\x12 \n\x05tails\x18\x03 \x03(\x0b\x32\x11.tidegrid.v1.Tail\x12\x17\n\x0freference_epoch\x18\x04 \x01(\x04\"U\n\x07Horizon\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\x12*\n\x07\x64ropped\x18\x03 \x03(\x0b\x32\x19.tidegrid.v1.HoldReleased\"g\n\x04Hold\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x04\x12\x12\n\nexpires_ms\x18\x05 \x01(\x04\x12\r\n\x05taken\x18\x06 \x01(\x04\":\n\x0cHoldReleased\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05taken\x18\x02 \x01(\x04\x12\r\n\x05\x63\x61use\x18\x03 \x01(\r\"&\n\x08KeyField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"\x8c\x01\n\x07MapSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\"\n\x03key\x18\x03 \x03(\x0b\x32\x15.tidegrid.v1.KeyField\x12\x10\n\x08\x61\x66\x66inity\x18\x04 \x01(\r\x12\x0f\n\x07\x64\x65rived\x18\x05 \x01(\x08\x12\x0e\n\x06schema\x18\x06 \x01(\r\x12\x0e\n\x06merged\x18\x07 \x01(\x08\"1\n\x0bMapDeclared\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.tidegrid.v1.MapSpec\"&\n\x06Module\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"\xa3\x01\n\x06\x44\x65ploy\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12$\n\x07modules\x18\x02 \x03(\x0b\x32\x13.tidegrid.v1.Module\x12\"\n\x04maps\x18\x03 \x03(\x0b\x32\x14.tidegrid.v1.MapSpec\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x0f\n\x07time_ms\x18\x05 \x01(\x04\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x14\n\x0crequirements\x18\x07 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tidegrid/v1/control.proto\x12\x0btidegrid.v1\"\xe9\x03\n\rControlRecord\x12+\n\x07\x63reated\x18\x01 \x01(\x0b\x32\x18.tidegrid.v1.GridCreatedH\x00\x12!\n\x04view\x18\x02 \x01(\x0b\x32\x11.tidegrid.v1.ViewH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.tidegrid.v1.CloseH\x00\x12\'\n\x07horizon\x18\x04 \x01(\x0b\x32\x14.tidegrid.v1.HorizonH\x00\x12\'\n\x03map\x18\x05 \x01(\x0b\x32\x18.tidegrid.v1.MapDeclaredH\x00\x12%\n\x06\x64\x65ploy\x18\x06 \x01(\x0b\x32\x13.tidegrid.v1.DeployH\x00\x12!\n\x04hold\x18\x07 \x01(\x0b\x32\x11.tidegrid.v1.HoldH\x00\x12\x32\n\rhold_released\x18\x08 \x01(\x0b\x32\x19.tidegrid.v1.HoldReleasedH\x00\x12\x10\n\x06\x66olded\x18\t \x01(\x0cH\x00\x12-\n\ngeneration\x18\n \x01(\x0b\x32\x17.tidegrid.v1.GenerationH\x00\x12%\n\x06switch\x18\x0b \x01(\x0b\x32\x13.tidegrid.v1.SwitchH\x00\x12!\n\x04\x64rop\x18\x0c \x01(\x0b\x32\x11.tidegrid.v1.DropH\x00\x42\x08\n\x06record\"z\n\x0bGridCreated\x12\x0f\n\x07grid_id\x18\x01 \x01(\x0c\x12\x12\n\npartitions\x18\x02 \x01(\r\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x16\n\x0esession_epochs\x18\x04 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\r\x12\x0f\n\x07time_ms\x18\x06 \x01(\x04\"R\n\x06Member\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x14\n\x0cpeer_address\x18\x04 \x01(\t\"K\n\x05Owner\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\r\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\"P\n\x04View\x12$\n\x07members\x18\x01 \x03(\x0b\x32\x13.tidegrid.v1.Member\x12\"\n\x06owners\x18\x02 \x03(\x0b\x32\x12.tidegrid.v1.Owner\"+\n\x04Tail\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x10\n\x08position\x18\x02 \x01(\x04\"b\n\x05\x43lose\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\x12 \n\x05tails\x18\x03 \x03(\x0b\x32\x11.tidegrid.v1.Tail\x12\x17\n\x0freference_epoch\x18\x04 \x01(\x04\"U\n\x07Horizon\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\x12*\n\x07\x64ropped\x18\x03 \x03(\x0b\x32\x19.tidegrid.v1.HoldReleased\"g\n\x04Hold\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x04\x12\x12\n\nexpires_ms\x18\x05 \x01(\x04\x12\r\n\x05taken\x18\x06 \x01(\x04\":\n\x0cHoldReleased\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05taken\x18\x02 \x01(\x04\x12\r\n\x05\x63\x61use\x18\x03 \x01(\r\"&\n\x08KeyField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"\x8c\x01\n\x07MapSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\"\n\x03key\x18\x03 \x03(\x0b\x32\x15.tidegrid.v1.KeyField\x12\x10\n\x08\x61\x66\x66inity\x18\x04 \x01(\r\x12\x0f\n\x07\x64\x65rived\x18\x05 \x01(\x08\x12\x0e\n\x06schema\x18\x06 \x01(\r\x12\x0e\n\x06merged\x18\x07 \x01(\x08\"1\n\x0bMapDeclared\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.tidegrid.v1.MapSpec\"&\n\x06Module\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"\xa3\x01\n\x06\x44\x65ploy\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12$\n\x07modules\x18\x02 \x03(\x0b\x32\x13.tidegrid.v1.Module\x12\"\n\x04maps\x18\x03 \x03(\x0b\x32\x14.tidegrid.v1.MapSpec\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x0f\n\x07time_ms\x18\x05 \x01(\x04\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x14\n\x0crequirements\x18\x07 \x03(\t\"T\n\nGeneration\x12\x0c\n\x04maps\x18\x01 \x03(\t\x12\r\n\x05since\x18\x02 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\x12\n\n\x02\x62y\x18\x05 \x01(\t\",\n\rMapGeneration\x12\x0b\n\x03map\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\"M\n\x06Switch\x12&\n\x02to\x18\x01 \x03(\x0b\x32\x1a.tidegrid.v1.MapGeneration\x12\x0f\n\x07time_ms\x18\x02 \x01(\x04\x12\n\n\x02\x62y\x18\x03 \x01(\t\".\n\x04\x44rop\x12&\n\x02of\x18\x01 \x03(\x0b\x32\x1a.tidegrid.v1.MapGenerationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,33 +32,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidegrid.v1.control_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTROLRECORD']._serialized_start=43
-  _globals['_CONTROLRECORD']._serialized_end=411
-  _globals['_GRIDCREATED']._serialized_start=413
-  _globals['_GRIDCREATED']._serialized_end=535
-  _globals['_MEMBER']._serialized_start=537
-  _globals['_MEMBER']._serialized_end=619
-  _globals['_OWNER']._serialized_start=621
-  _globals['_OWNER']._serialized_end=696
-  _globals['_VIEW']._serialized_start=698
-  _globals['_VIEW']._serialized_end=778
-  _globals['_TAIL']._serialized_start=780
-  _globals['_TAIL']._serialized_end=823
-  _globals['_CLOSE']._serialized_start=825
-  _globals['_CLOSE']._serialized_end=923
-  _globals['_HORIZON']._serialized_start=925
-  _globals['_HORIZON']._serialized_end=1010
-  _globals['_HOLD']._serialized_start=1012
-  _globals['_HOLD']._serialized_end=1115
-  _globals['_HOLDRELEASED']._serialized_start=1117
-  _globals['_HOLDRELEASED']._serialized_end=1175
-  _globals['_KEYFIELD']._serialized_start=1177
-  _globals['_KEYFIELD']._serialized_end=1215
-  _globals['_MAPSPEC']._serialized_start=1218
-  _globals['_MAPSPEC']._serialized_end=1358
-  _globals['_MAPDECLARED']._serialized_start=1360
-  _globals['_MAPDECLARED']._serialized_end=1409
-  _globals['_MODULE']._serialized_start=1411
-  _globals['_MODULE']._serialized_end=1449
-  _globals['_DEPLOY']._serialized_start=1452
-  _globals['_DEPLOY']._serialized_end=1615
+  _globals['_CONTROLRECORD']._serialized_end=532
+  _globals['_GRIDCREATED']._serialized_start=534
+  _globals['_GRIDCREATED']._serialized_end=656
+  _globals['_MEMBER']._serialized_start=658
+  _globals['_MEMBER']._serialized_end=740
+  _globals['_OWNER']._serialized_start=742
+  _globals['_OWNER']._serialized_end=817
+  _globals['_VIEW']._serialized_start=819
+  _globals['_VIEW']._serialized_end=899
+  _globals['_TAIL']._serialized_start=901
+  _globals['_TAIL']._serialized_end=944
+  _globals['_CLOSE']._serialized_start=946
+  _globals['_CLOSE']._serialized_end=1044
+  _globals['_HORIZON']._serialized_start=1046
+  _globals['_HORIZON']._serialized_end=1131
+  _globals['_HOLD']._serialized_start=1133
+  _globals['_HOLD']._serialized_end=1236
+  _globals['_HOLDRELEASED']._serialized_start=1238
+  _globals['_HOLDRELEASED']._serialized_end=1296
+  _globals['_KEYFIELD']._serialized_start=1298
+  _globals['_KEYFIELD']._serialized_end=1336
+  _globals['_MAPSPEC']._serialized_start=1339
+  _globals['_MAPSPEC']._serialized_end=1479
+  _globals['_MAPDECLARED']._serialized_start=1481
+  _globals['_MAPDECLARED']._serialized_end=1530
+  _globals['_MODULE']._serialized_start=1532
+  _globals['_MODULE']._serialized_end=1570
+  _globals['_DEPLOY']._serialized_start=1573
+  _globals['_DEPLOY']._serialized_end=1736
+  _globals['_GENERATION']._serialized_start=1738
+  _globals['_GENERATION']._serialized_end=1822
+  _globals['_MAPGENERATION']._serialized_start=1824
+  _globals['_MAPGENERATION']._serialized_end=1868
+  _globals['_SWITCH']._serialized_start=1870
+  _globals['_SWITCH']._serialized_end=1947
+  _globals['_DROP']._serialized_start=1949
+  _globals['_DROP']._serialized_end=1995
 # @@protoc_insertion_point(module_scope)

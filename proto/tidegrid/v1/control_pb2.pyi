@@ -27,6 +27,9 @@ class ControlRecord(google.protobuf.message.Message):
     HOLD_FIELD_NUMBER: builtins.int
     HOLD_RELEASED_FIELD_NUMBER: builtins.int
     FOLDED_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    SWITCH_FIELD_NUMBER: builtins.int
+    DROP_FIELD_NUMBER: builtins.int
     folded: builtins.bytes
     """the whole state as of this record's position, in place of the records before it: a compacted log"""
     @property
@@ -45,6 +48,12 @@ class ControlRecord(google.protobuf.message.Message):
     def hold(self) -> global___Hold: ...
     @property
     def hold_released(self) -> global___HoldReleased: ...
+    @property
+    def generation(self) -> global___Generation: ...
+    @property
+    def switch(self) -> global___Switch: ...
+    @property
+    def drop(self) -> global___Drop: ...
     def __init__(
         self,
         *,
@@ -57,10 +66,13 @@ class ControlRecord(google.protobuf.message.Message):
         hold: global___Hold | None = ...,
         hold_released: global___HoldReleased | None = ...,
         folded: builtins.bytes = ...,
+        generation: global___Generation | None = ...,
+        switch: global___Switch | None = ...,
+        drop: global___Drop | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "folded", b"folded", "hold", b"hold", "hold_released", b"hold_released", "horizon", b"horizon", "map", b"map", "record", b"record", "view", b"view"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "folded", b"folded", "hold", b"hold", "hold_released", b"hold_released", "horizon", b"horizon", "map", b"map", "record", b"record", "view", b"view"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["record", b"record"]) -> typing.Literal["created", "view", "close", "horizon", "map", "deploy", "hold", "hold_released", "folded"] | None: ...
+    def HasField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "drop", b"drop", "folded", b"folded", "generation", b"generation", "hold", b"hold", "hold_released", b"hold_released", "horizon", b"horizon", "map", b"map", "record", b"record", "switch", b"switch", "view", b"view"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["close", b"close", "created", b"created", "deploy", b"deploy", "drop", b"drop", "folded", b"folded", "generation", b"generation", "hold", b"hold", "hold_released", b"hold_released", "horizon", b"horizon", "map", b"map", "record", b"record", "switch", b"switch", "view", b"view"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["record", b"record"]) -> typing.Literal["created", "view", "close", "horizon", "map", "deploy", "hold", "hold_released", "folded", "generation", "switch", "drop"] | None: ...
 
 global___ControlRecord = ControlRecord
 
@@ -434,3 +446,96 @@ class Deploy(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["by", b"by", "hash", b"hash", "maps", b"maps", "modules", b"modules", "python", b"python", "requirements", b"requirements", "time_ms", b"time_ms"]) -> None: ...
 
 global___Deploy = Deploy
+
+@typing.final
+class Generation(google.protobuf.message.Message):
+    """Declares another generation of derived maps, which take their next number: `base` below the epoch `since`, and from
+    there on what is in the log. Owners build it beside the one that readers see.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAPS_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    BASE_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    since: builtins.int
+    base: builtins.str
+    time_ms: builtins.int
+    by: builtins.str
+    """for people: who asked for it, from where"""
+    @property
+    def maps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        maps: collections.abc.Iterable[builtins.str] | None = ...,
+        since: builtins.int = ...,
+        base: builtins.str = ...,
+        time_ms: builtins.int = ...,
+        by: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base", b"base", "by", b"by", "maps", b"maps", "since", b"since", "time_ms", b"time_ms"]) -> None: ...
+
+global___Generation = Generation
+
+@typing.final
+class MapGeneration(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAP_FIELD_NUMBER: builtins.int
+    NUMBER_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    number: builtins.int
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        number: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["map", b"map", "number", b"number"]) -> None: ...
+
+global___MapGeneration = MapGeneration
+
+@typing.final
+class Switch(google.protobuf.message.Message):
+    """Readers see these generations once the stamping limit in force at its position is closed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TO_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    time_ms: builtins.int
+    by: builtins.str
+    @property
+    def to(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MapGeneration]: ...
+    def __init__(
+        self,
+        *,
+        to: collections.abc.Iterable[global___MapGeneration] | None = ...,
+        time_ms: builtins.int = ...,
+        by: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "time_ms", b"time_ms", "to", b"to"]) -> None: ...
+
+global___Switch = Switch
+
+@typing.final
+class Drop(google.protobuf.message.Message):
+    """Lets go of generations that nobody sees."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OF_FIELD_NUMBER: builtins.int
+    @property
+    def of(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MapGeneration]: ...
+    def __init__(
+        self,
+        *,
+        of: collections.abc.Iterable[global___MapGeneration] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["of", b"of"]) -> None: ...
+
+global___Drop = Drop

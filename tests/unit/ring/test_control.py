@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tidegrid.grid.model.errors import CorruptionError, FormatError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.maps import KeyField, MapKind, MapSpec
-from tidegrid.grid.ring import control as control_module
-from tidegrid.grid.ring.control import (
+from tidegrid.grid.ring import close_times
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.control_events import (
     Closed,
-    ControlState,
     Deployed,
     GridStarted,
     HorizonMoved,
@@ -238,9 +238,9 @@ def test_a_wall_time_maps_to_the_epoch_closed_at_or_before_it() -> None:
 
 
 def test_remembered_closes_are_bounded_and_the_newest_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "CLOSES_MAX", 8)
+    monkeypatch.setattr(close_times, "CLOSES_MAX", 8)
     state = folded(*(close(epoch, 10 * epoch) for epoch in range(1, 101)))
-    assert len(state._close_epochs) <= 8
+    assert len(state._close_times._epochs) <= 8
     assert [state.epoch_closed_at(10 * epoch) for epoch in range(97, 101)] == [97, 98, 99, 100]
     for time_ms in range(0, 1010, 7):
         answer = state.epoch_closed_at(time_ms)
@@ -249,9 +249,9 @@ def test_remembered_closes_are_bounded_and_the_newest_are_exact(monkeypatch: pyt
 
 def test_old_closes_are_remembered_evenly_as_far_back_as_history_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour of closes, many more than are remembered: no part of it may fade away."""
-    monkeypatch.setattr(control_module, "CLOSES_MAX", 64)
+    monkeypatch.setattr(close_times, "CLOSES_MAX", 64)
     state = folded(*(close(epoch, 10 * epoch) for epoch in range(1, 10_001)))
-    assert len(state._close_epochs) <= 64 and state.epoch_closed_at(10) == 1
+    assert len(state._close_times._epochs) <= 64 and state.epoch_closed_at(10) == 1
     for time_ms in range(10, 100_000, 777):
         answer = state.epoch_closed_at(time_ms)
         assert answer is not None and 0 <= time_ms - answer * 10 < 2 * 100_000 / (64 / 4), time_ms
@@ -267,14 +267,15 @@ def test_a_checkpoint_that_does_not_parse_is_refused(damaged: bytes) -> None:
 
 def test_a_checkpoint_of_before_there_were_holds_is_read() -> None:
     state = folded(view({1: 3}, {0: (1, 3, 1)}), close(3, 100), declare(MapSpec("m")), close(5, 200))
-    version, *content, holds = msgpack.unpackb(state.to_bytes())
-    assert version == 2 and holds == [[], []]
+    version, *content, holds, generations = msgpack.unpackb(state.to_bytes())
+    assert version == 3 and holds == [[], []] and generations == [[], [], [], []]
     old = [*content[:3], [[node, position] for node, position, _ in content[3]], *content[4:]]
     assert ControlState.from_bytes(msgpack.packb([1, *old])) == state
+    assert ControlState.from_bytes(msgpack.packb([2, *content, holds])) == state
     with pytest.raises(FormatError):
         ControlState.from_bytes(msgpack.packb([1, *old, holds]))
-    with pytest.raises(FormatError, match="version 3"):
-        ControlState.from_bytes(msgpack.packb([3, *content, holds]))
+    with pytest.raises(FormatError, match="version 4"):
+        ControlState.from_bytes(msgpack.packb([4, *content, holds, generations]))
 
 
 def test_an_incarnation_is_not_forgotten_when_its_node_is_put_out() -> None:

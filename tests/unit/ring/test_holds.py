@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.ring import holds as holds_module
-from tidegrid.grid.ring.control import ControlState, HorizonMoved
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.control_events import HorizonMoved
 from tidegrid.grid.ring.holds import Hold, HoldEnd
 from tidegrid.v1 import control_pb2
 from tidegrid.v1.control_pb2 import ControlRecord, HoldReleased

@@ -46,7 +46,8 @@ from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
-from tidegrid.grid.ring.control import Closed, ControlEvent, ControlState, Deployed, HorizonMoved, MapAdded, ViewChanged
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.control_events import Closed, ControlEvent, Deployed, HorizonMoved, MapAdded, ViewChanged
 from tidegrid.grid.ring.local import AppendClose, EpochRaised, Evict, RingOptions, Send
 from tidegrid.grid.ring.messages import Body, Envelope, TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.promise import PartitionPromise

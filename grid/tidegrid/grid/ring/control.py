@@ -9,14 +9,12 @@ Invariants: positions increase; `closed`, `horizon`, the limit and every term ne
 records after it) equals fold of all records, and so does the fold of a compacted log (ring/folding.py).
 
 Checkpoint: `to_bytes` is msgpack of [version, position, grid, view, closes, declarations, ...], see `to_bytes`.
-Version 1 is the same without the holds at the end.
+Version 2 is the same without the generations at the end, version 1 without the holds, too.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -24,58 +22,26 @@ import msgpack
 from tidegrid.grid.model.errors import CorruptionError, FormatError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Incarnation, NodeId, PartitionId, Position, Term
 from tidegrid.grid.model.maps import MapSpec
+from tidegrid.grid.ring.close_times import CloseTimes
+from tidegrid.grid.ring.control_events import (
+    Closed,
+    ControlEvent,
+    Deployed,
+    GenerationsChanged,
+    GridStarted,
+    HorizonMoved,
+    MapAdded,
+    ViewChanged,
+)
 from tidegrid.grid.ring.declarations import Declarations, Deployment, spec_from
+from tidegrid.grid.ring.generations import Generations
 from tidegrid.grid.ring.holds import Holds
 from tidegrid.grid.ring.view import ViewState, changed_nodes, view_from, view_message
 from tidegrid.v1 import control_pb2
 
-CHECKPOINT_VERSION: Final = 2
-READABLE_VERSIONS: Final = (1, 2)
-CLOSES_MAX: Final = 16_384  # remembered (time, epoch) pairs; the older half is thinned evenly when there are more
+CHECKPOINT_VERSION: Final = 3
+READABLE_VERSIONS: Final = (1, 2, 3)
 LIMIT_SPAN_MIN: Final = 3  # with less, no floor would ever pass `closed`
-
-
-@dataclass(frozen=True, slots=True)
-class GridStarted:
-    grid_id: bytes
-    partitions: int
-
-
-@dataclass(frozen=True, slots=True)
-class ViewChanged:
-    before: ViewState
-    view: ViewState
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """`tails` are those that the record carried: of partitions whose tail changed."""
-
-    epoch: Epoch
-    time_ms: int
-    tails: Mapping[PartitionId, Position]
-    reference_epoch: Epoch
-
-
-@dataclass(frozen=True, slots=True)
-class HorizonMoved:
-    epoch: Epoch
-
-
-@dataclass(frozen=True, slots=True)
-class MapAdded:
-    """Also when a deployment turned a map derived, or direct again."""
-
-    spec: MapSpec
-    acts_at: Epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    deployment: Deployment
-
-
-ControlEvent = GridStarted | ViewChanged | Closed | HorizonMoved | MapAdded | Deployed
 
 
 class ControlState:
@@ -94,13 +60,13 @@ class ControlState:
         self._terms: dict[PartitionId, Term] = {}
         self._closed = Epoch(0)
         self._closed_time_ms = 0
-        self._close_times_ms: list[int] = []
-        self._close_epochs: list[Epoch] = []
+        self._close_times = CloseTimes()
         self._tails: dict[PartitionId, Position] = {}
         self._reference_epoch = Epoch(0)
         self._horizon = Epoch(0)
         self._holds = Holds()
         self._declarations = Declarations()
+        self._generations = Generations()
 
     # The grid ---------------------------------------------------------------------------------------------------
 
@@ -183,13 +149,12 @@ class ControlState:
 
         Exact for the newest closes, coarser further back. O(log closes).
         """
-        index = bisect_right(self._close_times_ms, time_ms)
-        return self._close_epochs[index - 1] if index else None
+        return self._close_times.epoch_at(time_ms)
 
     @property
     def earliest_close(self) -> tuple[Epoch, int] | None:
         """The first close that is remembered, and its wall time in milliseconds."""
-        return (self._close_epochs[0], self._close_times_ms[0]) if self._close_epochs else None
+        return self._close_times.earliest
 
     # Behaviour --------------------------------------------------------------------------------------------------
 
@@ -224,12 +189,17 @@ class ControlState:
     @property
     def highest_activation(self) -> Epoch:
         """0: none."""
-        return self._declarations.highest_activation
+        return max(self._declarations.highest_activation, self._generations.highest_activation)
 
     @property
     def activation_pending(self) -> bool:
         """Some node may not have reached the newest activation: only a close just below it proves that all have."""
         return self.highest_activation > self._closed + 1
+
+    @property
+    def generations(self) -> Generations:
+        """Read only."""
+        return self._generations
 
     def conflict(self, spec: MapSpec, *, deploy: bool = False) -> str | None:
         """Why `spec` cannot be declared (by MAP, or as part of a DEPLOY), in words. Ask before appending the record."""
@@ -284,6 +254,8 @@ class ControlState:
             return self._add_map(spec_from(record.map.spec))
         if kind == "deploy":
             return self._deploy(position, record.deploy)
+        if kind in ("generation", "switch", "drop"):
+            return self._change_generations(kind, position, record)
         if kind == "hold":
             self._holds.apply(position, record.hold, self._horizon)
         else:
@@ -319,17 +291,8 @@ class ControlState:
         self._closed = epoch
         self._closed_time_ms = max(close.time_ms, self._closed_time_ms)
         self._reference_epoch = max(self._reference_epoch, min(Epoch(close.reference_epoch), epoch))
-        self._remember_close(self._closed_time_ms, epoch)
+        self._close_times.add(self._closed_time_ms, epoch)
         return (Closed(epoch, self._closed_time_ms, tails, self._reference_epoch),)
-
-    def _remember_close(self, time_ms: int, epoch: Epoch) -> None:
-        self._close_times_ms.append(time_ms)
-        self._close_epochs.append(epoch)
-        if len(self._close_epochs) > CLOSES_MAX:
-            half = CLOSES_MAX // 2
-            kept = _evenly(self._close_times_ms[:half], half // 2)
-            self._close_times_ms[:half] = [self._close_times_ms[index] for index in kept]
-            self._close_epochs[:half] = [self._close_epochs[index] for index in kept]
 
     def _move_horizon(self, horizon: control_pb2.Horizon) -> tuple[ControlEvent, ...]:
         for dropped in horizon.dropped:
@@ -340,8 +303,7 @@ class ControlState:
         if epoch <= self._horizon:
             return ()
         self._horizon = epoch
-        gone = bisect_right(self._close_epochs, epoch - 1)
-        del self._close_times_ms[:gone], self._close_epochs[:gone]
+        self._close_times.forget_below(epoch)
         return (HorizonMoved(epoch),)
 
     def _add_map(self, spec: MapSpec) -> tuple[ControlEvent, ...]:
@@ -365,6 +327,22 @@ class ControlState:
         added = [spec for name, spec in self.declared.items() if known.get(name) != spec]
         return (*(MapAdded(spec, deployment.acts_at) for spec in added), Deployed(deployment))
 
+    def _change_generations(
+        self, kind: str, position: Position, record: control_pb2.ControlRecord
+    ) -> tuple[ControlEvent, ...]:
+        known = self._generations
+        if kind == "generation":
+            maps = [one.map for one in known.declare(position, record.generation, self._regenerable)]
+        elif kind == "switch":
+            maps = [one.map for one in known.switch(position, record.switch, self.limit)]
+        else:
+            maps = [name for name, _ in known.drop(record.drop, self._closed)]
+        return (GenerationsChanged(tuple(maps)),) if maps else ()
+
+    def _regenerable(self, map_name: str) -> bool:
+        spec = self.declared.get(map_name)
+        return spec is not None and spec.derived and spec.stateful
+
     # Checkpoint -------------------------------------------------------------------------------------------------
 
     def to_bytes(self) -> bytes:
@@ -378,10 +356,11 @@ class ControlState:
             [[node, position, self.incarnation(node)] for node, position in sorted(self._changed_at.items())],
             sorted(self._terms.items()),
             [self._closed, self._closed_time_ms, self._reference_epoch, self._horizon],
-            [self._close_times_ms, self._close_epochs],
+            self._close_times.to_plain(),
             sorted(self._tails.items()),
             self._declarations.to_plain(),
             self._holds.to_plain(),
+            self._generations.to_plain(),
         ]
         packed = msgpack.packb(plain)
         assert isinstance(packed, bytes)
@@ -402,7 +381,9 @@ class ControlState:
             if plain[0] == 1:  # before holds, and before the incarnations of nodes that were put out
                 changed = [[node, position, 0] for node, position in plain[4]]
                 plain = [*plain[:4], changed, *plain[5:], Holds().to_plain()]
-            _, state._position, grid, view, changed, terms, times, closes, tails, declarations, holds = plain
+            if plain[0] < 3:
+                plain = [*plain, Generations().to_plain()]
+            _, state._position, grid, view, changed, terms, times, closes, tails, declarations, holds, known = plain
             state._grid_id, state._partitions, state._limit_span, state._session_epochs = grid
             state._view = view_from(Position(view[0]), control_pb2.View.FromString(view[1]))
             state._changed_at = {NodeId(node): Position(position) for node, position, _ in changed}
@@ -411,10 +392,11 @@ class ControlState:
                 state._incarnations.setdefault(member.node, member.incarnation)
             state._terms = {PartitionId(partition): Term(term) for partition, term in terms}
             state._closed, state._closed_time_ms, state._reference_epoch, state._horizon = times
-            state._close_times_ms, state._close_epochs = closes
+            state._close_times = CloseTimes.from_plain(closes)
             state._tails = {PartitionId(partition): Position(position) for partition, position in tails}
             state._declarations = Declarations.from_plain(declarations)
             state._holds = Holds.from_plain(holds)
+            state._generations = Generations.from_plain(known)
         except FormatError:
             raise
         except Exception as error:
@@ -427,18 +409,3 @@ class ControlState:
         return isinstance(other, ControlState) and self.to_bytes() == other.to_bytes()
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _evenly(times_ms: list[int], count: int) -> list[int]:
-    """Indexes of the first and of the last in each equal span of time, at most `count`.
-
-    Spans are powers of two and begin at their multiples, so that thinning again takes nothing away until spans double:
-    old closes grow coarser with the time that is remembered, not with every thinning.
-    """
-    width = 1 << ((times_ms[-1] - times_ms[0]) // count).bit_length()
-    while True:
-        last = {time_ms // width: index for index, time_ms in enumerate(times_ms)}
-        kept = sorted({0, *last.values()})
-        if len(kept) <= count:
-            return kept
-        width *= 2
