@@ -105,7 +105,7 @@ class Process:
     @property
     def open(self) -> bool:
         """A member, and all that the view gives to it is open."""
-        return self.node is not None and self.node.ready()
+        return self.node is not None and self.node.standing.ready()
 
     def crash(self) -> None:
         world = self.world
@@ -466,10 +466,10 @@ class Process:
         assert node is not None
         for partition in node.partitions.values():
             auditor.check_partition(judge, partition, reclaimed_to=node.control.horizon)
-            for table in partition.tables.values():
+            for _, table in partition.tables.every():
                 table._check()
             fresh = Partition(partition.id, partition.limits, judge.session_epochs, 0, fold_of=node._catalogs.fold)
-            fresh.declare(node.control.declared.values())
+            fresh.tables.declare(node.control.declared.values())
             recovery = Recovery(fresh, node.writes.reference_maps)
             recovery.records(self.world.log.read(partition_log(partition.id), Position(0), 1 << 30))
             auditor.check_partition(judge, fresh, reclaimed_to=Epoch(0))

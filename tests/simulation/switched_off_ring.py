@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tidegrid.grid.engine import (
     checkpoint,
-    node,
     opening,
+    standing,
     tenure,
 )
 from tidegrid.grid.log.entry import Entry
@@ -195,7 +195,7 @@ def tails_left_out(patch: Patch) -> None:
 
 
 def reference_epoch_left_out(patch: Patch) -> None:
-    patch.setattr(node.Node, "reference_epoch", lambda self: Epoch(0))
+    patch.setattr(standing.Standing, "reference_epoch", lambda self: Epoch(0))
 
 
 def promise_up_to_the_own_epoch(patch: Patch) -> None:

@@ -190,7 +190,7 @@ class FaultyGrid:
             node.control.position == newest
             and set(view.members) == set(self.nodes)
             and view.has(node.me, node.incarnation)
-            and node.ready()
+            and node.standing.ready()
         )
 
     def stuck(self) -> str:

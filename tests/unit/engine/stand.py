@@ -19,10 +19,12 @@ from tidegrid.grid.engine.effects import (
     AppendControl,
     AppendGroup,
     CheckTails,
+    LoadBase,
     LoadCheckpoint,
     Purpose,
     ReadControl,
     ReadLog,
+    ReadOutputs,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry
@@ -35,7 +37,7 @@ from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.log.memory_state import MemoryLogState
 from tidegrid.grid.log.record import DELETE, PUT
-from tidegrid.grid.model.errors import GridError, WrongTailError
+from tidegrid.grid.model.errors import GridError, UnavailableError, WrongTailError
 from tidegrid.grid.model.ids import (
     BEFORE_FIRST,
     CONTROL_LOG,
@@ -106,6 +108,9 @@ class Stand:
         self.frames: list[Append] = []
         self.reads: list[ReadLog] = []  # of slots that were found taken
         self.opening: list[LoadCheckpoint | ReadLog | Append] = []
+        self.building: list[LoadBase | ReadOutputs] = []
+        self.bases: dict[tuple[str, int, str], list[bytes]] = {}  # (base, partition, map) -> chunks
+        self.outputs_max = 1 << 30
         self.checkpoints: dict[PartitionId, tuple[Position, list[bytes]]] = {}
         self.answered: list[Any] = []
         self.told: list[Tell] = []
@@ -154,7 +159,7 @@ class Stand:
     def close(self, epoch: int | None = None, reference_epoch: int | None = None) -> Epoch:
         """Closes `epoch`, or what the node stamps now (which the test knows to be safe), and lets the node know."""
         epoch = Epoch(self.node.epoch if epoch is None else epoch)
-        changed = self.node.reference_epoch() if reference_epoch is None else reference_epoch
+        changed = self.node.standing.reference_epoch() if reference_epoch is None else reference_epoch
         self.declare(ControlRecord(close=Close(epoch=epoch, time_ms=self.time_ms, reference_epoch=min(changed, epoch))))
         self.read_control()
         return epoch
@@ -206,6 +211,28 @@ class Stand:
         self.collect()
         return effect
 
+    def build_one(self) -> None:
+        """Does what a generation that is being built asked for first."""
+        effect = self.building.pop(0)
+        if isinstance(effect, LoadBase):
+            chunks = self.bases.get((effect.base, effect.partition, effect.map))
+            if chunks is None:
+                error = UnavailableError(f"there is no base {effect.base!r}")
+                self.node.build_failed(self.instant, effect, error)
+            else:
+                for _ in self.node.base_loaded(self.instant, effect, chunks):
+                    pass
+        else:
+            name = partition_log(effect.partition)
+            after = self.log.position_before(name, effect.above) if effect.after is None else effect.after
+            records = list(self.log.read(name, after, self.outputs_max))
+            self.node.outputs_read(self.instant, effect, after, records)
+        self.collect()
+
+    def build_all(self) -> None:
+        while self.building:
+            self.build_one()
+
     def open_all(self) -> None:
         while self.opening:
             self.open_one()
@@ -236,6 +263,8 @@ class Stand:
                 (self.opening if effect.partition in self.node.openings else self.reads).append(effect)
             elif isinstance(effect, LoadCheckpoint):
                 self.opening.append(effect)
+            elif isinstance(effect, LoadBase | ReadOutputs):
+                self.building.append(effect)
             elif isinstance(effect, Answered):
                 self.answered.extend(effect.requests)
             elif isinstance(effect, Tell):

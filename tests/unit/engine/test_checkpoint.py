@@ -177,10 +177,10 @@ def test_a_restart_goes_on_where_it_was_and_remembers_requests() -> None:
     stand = Stand(source=EVERYTHING)
     first = stand.put_now([("a", 1), ("a", 2)], map_name="raw")
     stand.put_now({"x": 1}, map_name="r")
-    changed = stand.node.reference_epoch()
+    changed = stand.node.standing.reference_epoch()
     stamp = stand.partition().last_stamp
     stand.restart()
-    assert stand.node.epoch >= stamp and stand.node.reference_epoch() == changed
+    assert stand.node.epoch >= stamp and stand.node.standing.reference_epoch() == changed
     again = stand.put_now([("a", 1), ("a", 2)], map_name="raw", first=1)
     assert again.versions == first.versions and again.epochs == first.epochs and again.repeated == [0, 1]
     assert stand.put_now([("a", 3)], map_name="raw").versions == [3] and stand.value("a", map_name="copy") == 3

@@ -241,7 +241,7 @@ def test_a_latest_read_that_has_seen_as_much_waits_while_the_slot_is_lent() -> N
 def test_a_promise_stays_below_what_is_lent() -> None:
     stand = stand_of_two()
     lent = borrow(stand)
-    promises = {promise.partition: promise for promise in stand.node.promises()}
+    promises = {promise.partition: promise for promise in stand.node.standing.promises()}
     assert promises[PartitionId(0)].lowest == lent.stamp and promises[PartitionId(1)].lowest is None
 
 

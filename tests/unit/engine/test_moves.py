@@ -44,14 +44,14 @@ def test_a_frame_in_flight_is_answered_by_its_outcome_and_promised_for_until_the
     stamp = stand.node.epoch
     give(stand, 1)
     assert request not in stand.answered and not stand.node.partitions
-    assert [(promise.partition, promise.in_flight) for promise in stand.node.promises()] == [(0, stamp)]
+    assert [(promise.partition, promise.in_flight) for promise in stand.node.standing.promises()] == [(0, stamp)]
     if not lands:
         other_opens(stand)
     stand.land()
     if not lands:
         assert request not in stand.answered, "what has its slot is read first"
         stand.read_slot()
-    assert request in stand.answered and list(stand.node.promises()) == []
+    assert request in stand.answered and list(stand.node.standing.promises()) == []
     if lands:
         assert request.versions == [1] and not request.errors
     else:
@@ -73,7 +73,7 @@ def test_a_given_up_frame_of_which_nothing_is_heard_is_settled_by_a_fill(frame_l
         assert request.versions == [1] and not request.errors
     else:
         assert isinstance(request.errors[0], WrongOwnerError) and not stand.frames, "it is not ours to try again"
-    assert request in stand.answered and list(stand.node.promises()) == []
+    assert request in stand.answered and list(stand.node.standing.promises()) == []
 
 
 def test_of_two_lives_of_a_partition_each_has_its_own_outcome() -> None:
@@ -145,7 +145,7 @@ def test_a_partition_is_drained_and_then_handed_over() -> None:
     assert pair.partition(pair.number).state is PartitionState.DRAINING and pair.moves == []
     late = pair.put({pair.name: 2}, partition=pair.number)
     assert isinstance(late.errors[0], UnavailableError) and pair.value(pair.name) is None
-    assert len(pair.node.tails()) == 2 and all(promise.open for promise in pair.node.promises())
+    assert len(pair.node.standing.tails()) == 2 and all(promise.open for promise in pair.node.standing.promises())
     pair.land()
     assert flying.versions == [1] and pair.value(pair.name) == 1, "reads go on"
     assert pair.moves == [1]

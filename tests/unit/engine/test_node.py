@@ -52,10 +52,10 @@ def test_reads_as_of_and_at_least_wait_for_the_close() -> None:
     epoch = stand.node.epoch
     as_of, at_least = stand.get("a", as_of=epoch), stand.get("a", at_least=epoch)
     closed = stand.wait_closed(epoch)
-    assert not {as_of, at_least, closed} & set(stand.answered) and stand.node.waiting_for() == epoch
+    assert not {as_of, at_least, closed} & set(stand.answered) and stand.node.standing.waiting_for() == epoch
     stand.close()
     assert {as_of, at_least, closed} <= set(stand.answered) and as_of.versions == at_least.versions == [1]
-    assert stand.node.waiting_for() == 0
+    assert stand.node.standing.waiting_for() == 0
     stand.put_now([("a", 2), ("b", None)])
     assert stand.value("a", as_of=epoch) == 1 and stand.value("a") == 2 and stand.value("b") is None
     assert stand.value("nobody", as_of=epoch) is None and stand.wait_closed(epoch) in stand.answered
@@ -226,7 +226,7 @@ def test_a_partition_of_another_node_is_named_with_its_owner() -> None:
     assert isinstance(other.errors[0], WrongOwnerError) and other.errors[0].owner == 1
     assert isinstance(stand.get(names[theirs]).error, WrongOwnerError)
     assert isinstance(stand.scan(partition=theirs).error, WrongOwnerError)
-    assert not stand.put_now({names[mine]: 1}, partition=mine).errors and stand.node.ready()
+    assert not stand.put_now({names[mine]: 1}, partition=mine).errors and stand.node.standing.ready()
 
 
 def test_a_partition_that_is_being_recovered_is_not_there_yet() -> None:
@@ -234,11 +234,11 @@ def test_a_partition_that_is_being_recovered_is_not_there_yet() -> None:
     stand.put_now({"a": 1})
     stand.answered.clear()
     stand.start()
-    assert isinstance(stand.put({"a": 2}).errors[0], UnavailableError) and not stand.node.ready()
-    assert [promise.open for promise in stand.node.promises()] == [False] and not stand.node.tails()
+    assert isinstance(stand.put({"a": 2}).errors[0], UnavailableError) and not stand.node.standing.ready()
+    assert [promise.open for promise in stand.node.standing.promises()] == [False] and not stand.node.standing.tails()
     stand.open_all()
     assert stand.partition().memory.closed == stand.node.control.closed
-    assert stand.node.ready() and stand.value("a") == 1 and list(stand.node.tails()) == [0]
+    assert stand.node.standing.ready() and stand.value("a") == 1 and list(stand.node.standing.tails()) == [0]
 
 
 def test_after_a_failure_of_the_log_everybody_is_told_of_it() -> None:
@@ -256,7 +256,7 @@ def test_a_view_that_gives_a_partition_away_ends_what_waits_there() -> None:
     stand.start()  # somebody else starts under the same name
     fresh, stand.node, stand.frames = stand.node, life, frames
     stand.read_control()
-    assert not life.ready() and not life.tails()
+    assert not life.standing.ready() and not life.standing.tails()
     assert isinstance(waiting.errors[0], WrongOwnerError) and flying not in stand.answered
     assert isinstance(stand.put({"b": 1}).errors[0], WrongOwnerError)
     assert fresh.incarnation > life.incarnation

@@ -58,7 +58,7 @@ def test_the_order_is_checkpoint_log_to_its_end_open() -> None:
     done = []
     while stand.opening:
         done.append(stand.open_one())
-        assert stand.node.ready() == (not stand.opening)
+        assert stand.node.standing.ready() == (not stand.opening)
     assert [type(effect) for effect in done] == [LoadCheckpoint, ReadLog, ReadLog, Append]
     append = done[-1]
     assert isinstance(append, Append) and append.slot == (0, 2, stand.log_of()[-2].position, Purpose.OPEN)
@@ -100,7 +100,7 @@ def test_what_came_between_the_reading_and_the_open_is_read_on_and_replayed() ->
     stand.log.append([late.entry])
     stand.open_one()
     (again,) = stand.opening
-    assert isinstance(again, ReadLog) and not stand.node.ready()
+    assert isinstance(again, ReadLog) and not stand.node.standing.ready()
     stand.open_all()
     assert stand.value("a") == 2 and opens(stand) == [1, 2]
     repeated = stand.put_now({"a": 2}, first=2)
@@ -119,7 +119,7 @@ def test_an_open_of_which_nothing_is_heard_is_looked_for_in_the_log_and_is_there
     assert not stand.opening and stand.node.deadline() == stand.now + RETRY_SECONDS
     stand.pass_time(RETRY_SECONDS)
     stand.open_all()
-    assert opens(stand) == [1, 2] and stand.node.ready()
+    assert opens(stand) == [1, 2] and stand.node.standing.ready()
     assert stand.partition().opened[-1][1] == stand.partition().term == 2
     assert stand.partition().tail == stand.log_of()[-1].position
     stand.node.landed(stand.instant, append.slot, Position(10**6))  # an answer that is late after all
@@ -135,7 +135,7 @@ def test_a_full_storage_is_tried_again_later() -> None:
     assert not stand.opening
     stand.pass_time(RETRY_SECONDS / 2)
     stand.open_all()
-    assert stand.node.ready() and opens(stand) == [1, 2]
+    assert stand.node.standing.ready() and opens(stand) == [1, 2]
 
 
 def test_a_higher_open_means_a_view_that_is_on_its_way() -> None:
@@ -147,7 +147,7 @@ def test_a_higher_open_means_a_view_that_is_on_its_way() -> None:
     stand.open_one()
     while stand.opening:
         stand.open_one()
-    assert stand.readings == readings + 1 and not stand.node.ready() and opens(stand) == [1, 3]
+    assert stand.readings == readings + 1 and not stand.node.standing.ready() and opens(stand) == [1, 3]
 
 
 def test_e3_a_log_that_knows_more_of_time_lets_the_control_log_be_read_first() -> None:
@@ -164,7 +164,7 @@ def test_e3_a_log_that_knows_more_of_time_lets_the_control_log_be_read_first() -
     stand.close(epoch)
     stand.pass_time(RETRY_SECONDS)
     stand.open_all()
-    assert stand.node.ready() and stand.node.epoch == stand.partition().last_stamp == limit
+    assert stand.node.standing.ready() and stand.node.epoch == stand.partition().last_stamp == limit
 
 
 def test_o2_the_stamp_is_above_what_was_closed_as_of_the_view_and_in_the_log() -> None:
@@ -203,9 +203,9 @@ def test_a_term_of_before_does_not_answer_for_the_one_now() -> None:
     assert isinstance(load, LoadCheckpoint) and load.term == append.slot.term + 2
     stand.log.append([append.entry])
     stand.node.landed(stand.instant, append.slot, stand.log_of()[-1].position)
-    assert not stand.node.ready() and stand.partition().state is PartitionState.OPENING
+    assert not stand.node.standing.ready() and stand.partition().state is PartitionState.OPENING
     stand.open_all()
-    assert opens(stand) == [1, 2, 4] and stand.node.ready() and stand.value("a") == 1
+    assert opens(stand) == [1, 2, 4] and stand.node.standing.ready() and stand.value("a") == 1
 
 
 def test_while_it_is_opened_nothing_is_served_and_nothing_let_go() -> None:
@@ -225,7 +225,7 @@ def test_a_dead_log_ends_it() -> None:
     stand = begun()
     append = until_append(stand)
     stand.node.append_failed(stand.instant, append.slot, LogFailedError("gone"))
-    assert not stand.node.openings and not stand.node.ready()
+    assert not stand.node.openings and not stand.node.standing.ready()
     assert isinstance(stand.put({"b": 1}).errors[0], LogFailedError)
 
 
@@ -240,4 +240,4 @@ def test_a_slot_that_is_taken_twice_is_read_on_twice() -> None:
         stand.node.append_failed(stand.instant, append.slot, WrongTailError("taken"))
         stand.collect()
     stand.open_all()
-    assert opens(stand) == [1, 2] and stand.node.ready()
+    assert opens(stand) == [1, 2] and stand.node.standing.ready()

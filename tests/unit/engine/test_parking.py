@@ -414,7 +414,7 @@ def test_parked_state_comes_from_the_log_or_a_checkpoint() -> None:
     assert [row[1] for row in live["parked"]] == ["raw"] * 4
     for chunks_of in ([], saved):
         found = Partition(PartitionId(0), stand.limits, 100, 0)
-        found.declare(stand.node.control.declared.values())
+        found.tables.declare(stand.node.control.declared.values())
         recover(stand.log, found, frozenset(), chunks_of)
         assert state_of(found)["parked"] == live["parked"] and found.parking.bytes == stand.partition().parking.bytes
     assert third.id == live["parked"][1][0] and Epoch(third.effective) > 0

@@ -130,11 +130,11 @@ def test_a_lost_log_closes_the_partition_and_ends_what_is_on_its_way() -> None:
     stand.fail(LogFailedError("gone"))
     assert all(request in stand.answered for request in requests)
     assert all(set(request.errors) == {0, 1, 2} for request in requests)
-    assert stand.partition().state is PartitionState.CLOSED and not stand.node.ready()
+    assert stand.partition().state is PartitionState.CLOSED and not stand.node.standing.ready()
     assert isinstance(stand.put({"z": 1}).errors[0], LogFailedError)
     stand.node.landed(stand.instant, slot, Position(10**6))  # somebody's late success changes nothing
     stand.node.append_failed(stand.instant, slot, StorageFullError("late"))
-    assert [promise.open for promise in stand.node.promises()] == [False]
+    assert [promise.open for promise in stand.node.standing.promises()] == [False]
 
 
 def test_a_dead_log_ends_every_partition_of_the_node() -> None:
@@ -190,17 +190,17 @@ def test_stopping_takes_nothing_new_and_finishes_what_is_in_flight() -> None:
 
 def test_promises_cover_every_frame_from_its_stamp_on() -> None:
     stand = Stand()
-    assert [promise.in_flight for promise in stand.node.promises()] == [None]
+    assert [promise.in_flight for promise in stand.node.standing.promises()] == [None]
     stand.put({"a": 1})
     stamp = stand.node.epoch
     stand.node.ring._raise(Epoch(stamp + 1))
     stand.put({"b": 1})
     assert stand.partition().next is not None and stand.partition().highest_stamp == stamp + 1
-    assert [promise.in_flight for promise in stand.node.promises()] == [stamp]
+    assert [promise.in_flight for promise in stand.node.standing.promises()] == [stamp]
     stand.land()
-    assert [promise.in_flight for promise in stand.node.promises()] == [stamp + 1]
+    assert [promise.in_flight for promise in stand.node.standing.promises()] == [stamp + 1]
     stand.land()
-    assert [promise.in_flight for promise in stand.node.promises()] == [None]
+    assert [promise.in_flight for promise in stand.node.standing.promises()] == [None]
     assert stand.partition().highest_stamp == stamp + 1
 
 

@@ -183,7 +183,7 @@ def test_what_may_not_wait_is_told_how_far_time_has_come(option: str) -> None:
     refused = stand.get("a", at_once=True, **{option: epoch})
     assert isinstance(refused.error, NotClosedError)
     assert (refused.error.requested, refused.error.closed) == (epoch, epoch - 1)
-    assert stand.node.waiting_for() == 0
+    assert stand.node.standing.waiting_for() == 0
     stand.close()
     assert stand.value("a", at_once=True, **{option: epoch}) == 1
     assert isinstance(stand.get("a", at_once=True, **{option: stand.node.control.limit}).error, EpochTooNewError)
@@ -200,7 +200,7 @@ def test_staleness_is_the_age_of_the_last_close() -> None:
     assert (refused.error.closed, refused.error.age_ms) == (closed, 500)
     read = stand.get("a", staleness_ms_max=499)
     assert read not in stand.answered
-    assert stand.node.waiting_for() == closed + 1, "time is woken where nothing happens"
+    assert stand.node.standing.waiting_for() == closed + 1, "time is woken where nothing happens"
     stand.close()
     assert read in stand.answered and read.values == [pack(1)]
 

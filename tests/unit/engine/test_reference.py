@@ -56,7 +56,7 @@ class Grid:
 
     def recover(self, number: PartitionId) -> Partition:
         partition = Partition(number, Limits(), SESSION_EPOCHS, self.recent_bytes)
-        partition.tables["r"] = partition.new_table()
+        partition.tables["r"] = partition.tables.new("r")
         partition.state = PartitionState.OPEN
         self.partitions[NODES[number % 3]][number] = partition
         return partition

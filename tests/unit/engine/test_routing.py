@@ -54,7 +54,7 @@ def records(stand: Stand, partition: int) -> list[Record]:
 
 
 def promise(stand: Stand, partition: int = 0) -> PartitionPromise:
-    return next(one for one in stand.node.promises() if one.partition == partition)
+    return next(one for one in stand.node.standing.promises() if one.partition == partition)
 
 
 def deliveries(stand: Stand) -> list[ring_pb2.Deliver]:
@@ -116,7 +116,7 @@ def test_the_root_holds_its_epoch_until_the_whole_subtree_is_there() -> None:
     assert promise(stand).undelivered == epoch and promise(stand, 1).undelivered is None
     stand.land_all()
     assert promise(stand).undelivered is None
-    assert stand.node.tails()[PartitionId(0)] == stand.partition(0).tail
+    assert stand.node.standing.tails()[PartitionId(0)] == stand.partition(0).tail
 
 
 def test_a_trigger_that_fails_on_what_was_delivered_is_written_down() -> None:
@@ -288,7 +288,7 @@ def test_a_parcel_is_said_again_with_patience_and_its_tails_go_into_the_token() 
     answer = ring_pb2.Delivered(source=message.source, partition=1 - mine)
     answer.tails.add(partition=1 - mine, position=777)
     say(stand, answer, epoch)
-    assert promise(stand, mine).undelivered is None and stand.node.tails()[PartitionId(1 - mine)] == 777
+    assert promise(stand, mine).undelivered is None and stand.node.standing.tails()[PartitionId(1 - mine)] == 777
     stand.told.clear()
     stand.pass_time(100)
     assert not deliveries(stand)

@@ -29,7 +29,7 @@ def kinds(stand: Stand) -> list[int]:
 
 
 def promised(stand: Stand) -> object:
-    (promise,) = stand.node.promises()
+    (promise,) = stand.node.standing.promises()
     return promise.in_flight
 
 
@@ -99,11 +99,11 @@ def test_f1_a_higher_open_ends_the_term() -> None:
     stand.read_slot()
     assert all(isinstance(request.errors[0], WrongOwnerError) for request in (one, two))  # type: ignore[attr-defined]
     assert {one, two} <= set(stand.answered) and not stand.frames
-    assert stand.partition().state is PartitionState.CLOSED and not stand.node.ready()
+    assert stand.partition().state is PartitionState.CLOSED and not stand.node.standing.ready()
     assert stand.readings == readings + 1 and stand.node.writes._queued_bytes == 0
     assert isinstance(stand.put({"k": 3}, first=2).errors[0], WrongOwnerError)
     assert len(kinds(stand)) == 1, "and the log has nothing of ours"
-    assert [promise.open for promise in stand.node.promises()] == [False], "closed is all that is promised"
+    assert [promise.open for promise in stand.node.standing.promises()] == [False], "closed is all that is promised"
 
 
 def test_f1_an_open_of_a_lower_term_is_nobodys() -> None:
@@ -112,7 +112,7 @@ def test_f1_an_open_of_a_lower_term_is_nobodys() -> None:
     stand.write_log(encode_open(P0, Term(1), stamp, NodeId(9), Incarnation(1), 5), stamp)
     stand.land()
     stand.read_slot()
-    assert stand.node.ready()
+    assert stand.node.standing.ready()
     check_both(stand, one, two)
 
 

@@ -3,16 +3,15 @@
 Chunks are msgpack arrays that begin with their kind:
 
     ["head", format, partition, term, position, stamp, references_changed, [[open position, term], ...]]
-    ["rows", map, keys, [[value or nil, version, epoch, position, time_ms] ...] per key]
-    ["one",  map, keys, values (nil: tombstone), versions, stamps as [epoch, position, time_ms] runs, run lengths]
+    ["rows" or "one", map, ...]                                                    see table_chunks.py
     ["sessions", [[session, lowest, highest, runs] ...]]
     ["routes", sources taken, consignments]                                        see Routes.rows
     ["parked", routed failures without room, [[...] ...]]                          see Parking
     ["operands", map, [[key, epoch, position, time_ms, number, op, payload] ...]]  not settled, see merged.py
     ["reclaimed", horizon]    the last: what readers below it would see may have been let go of before it was written
 
-`one` holds the keys with a single version, nearly all of them, as columns. Writes go on between slices: a slice holds
-the versions up to the checkpoint's position, the log holds the rest.
+A generation of a map after the first has its number behind the map's name: see tables.py. Writes go on between slices:
+a slice holds the versions up to the checkpoint's position, the log holds the rest.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from typing import Any, Final
 
 import msgspec
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.table_chunks import TableLoader, table_chunks
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.log.record import DATA, EVENT, FILL, OPEN, ROUTED, RequestRun, decode_record, decode_section
 from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, Position, Term
 from tidegrid.grid.model.stamp import Stamp
 from tidegrid.grid.store.merged import MergedTable, Operand
-from tidegrid.grid.store.table import Table
 
 FORMAT: Final = 1
 ROWS_PER_SLICE: Final = 4_000
@@ -41,7 +40,7 @@ _decode = msgspec.msgpack.Decoder().decode
 def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
     """State as of the partition's tail now. Between chunks the partition may go on."""
     with ExitStack() as pins:
-        for table in partition.tables.values():
+        for _, table in partition.tables.every():
             if isinstance(table, MergedTable):
                 pins.enter_context(table.pinned())
         yield from _chunks(partition)
@@ -66,7 +65,7 @@ def _chunks(partition: Partition) -> Iterator[bytes]:
     parked = partition.parking.slices()
     operands = {
         name: [[key, *one.stamp, one.number, one.op, one.payload] for key, one in table.operands()]
-        for name, table in partition.tables.items()
+        for name, table in partition.tables.every()
         if isinstance(table, MergedTable)
     }
     yield _encode(head)
@@ -78,29 +77,10 @@ def _chunks(partition: Partition) -> Iterator[bytes]:
     while sessions:
         part, sessions = sessions[:500], sessions[500:]
         yield _encode(["sessions", part])
-    for name, table in list(partition.tables.items()):
+    for name, table in list(partition.tables.every()):
         for rows in table.slices(position, ROWS_PER_SLICE):
-            yield from _rows(name, rows)
-    yield _encode(["reclaimed", max((table.horizon for table in partition.tables.values()), default=0)])
-
-
-def _rows(name: str, rows: list[tuple[bytes, list[tuple[bytes | None, int, Stamp]]]]) -> Iterator[bytes]:
-    single = [(key, chain[0]) for key, chain in rows if len(chain) == 1]
-    if single:
-        stamps: list[Stamp] = []
-        lengths: list[int] = []
-        for _, (_, _, stamp) in single:
-            if stamps and stamps[-1] == stamp:
-                lengths[-1] += 1
-            else:
-                stamps.append(stamp)
-                lengths.append(1)
-        values, versions = [version[0] for _, version in single], [version[1] for _, version in single]
-        yield _encode(["one", name, [key for key, _ in single], values, versions, stamps, lengths])
-    several = [(key, chain) for key, chain in rows if len(chain) > 1]
-    if several:
-        chains = [[[value, version, *stamp] for value, version, stamp in chain] for _, chain in several]
-        yield _encode(["rows", name, [key for key, _ in several], chains])
+            yield from table_chunks(name, rows)
+    yield _encode(["reclaimed", max((table.horizon for _, table in partition.tables.every()), default=0)])
 
 
 class Recovery:
@@ -114,8 +94,11 @@ class Recovery:
         self.partition = partition
         self._reference_maps = reference_maps
         self.position: Position = BEFORE_FIRST
-        self.entries = 0
-        self._stamps: dict[Stamp, Stamp] = {}
+        self._loader = TableLoader()
+
+    @property
+    def entries(self) -> int:
+        return self._loader.entries
 
     def chunk(self, payload: bytes) -> None:
         """Raises FormatError."""
@@ -145,47 +128,17 @@ class Recovery:
         elif kind == "parked":
             partition.parking.load(*content[1:])
         elif kind == "operands":
-            table = self._table(content[1])
+            table = partition.tables.named(content[1])
             if isinstance(table, MergedTable):
                 table.recall(
-                    (key, Operand(self._shared((epoch, position, time_ms)), number, op, payload))
+                    (key, Operand(self._loader.shared(epoch, position, time_ms), number, op, payload))
                     for key, epoch, position, time_ms, number, op, payload in content[2]
                 )
-        elif kind == "one":
-            self._load_single(*content[1:])
         elif kind == "reclaimed":
-            for table in partition.tables.values():
+            for _, table in partition.tables.every():
                 table.horizon = Epoch(content[1])
-        elif kind == "rows":
-            table = self._table(content[1])
-            for key, chain in zip(content[2], content[3], strict=True):
-                self.entries += len(chain)
-                for value, version, epoch, position, time_ms in chain:
-                    table.insert(key, value, version, self._shared((epoch, position, time_ms)))
-
-    def _load_single(
-        self,
-        name: str,
-        keys: list[bytes],
-        values: list[bytes | None],
-        versions: list[int],
-        stamps: list[tuple[Epoch, Position, int]],
-        lengths: list[int],
-    ) -> None:
-        shared: list[Stamp] = []
-        for (epoch, position, time_ms), length in zip(stamps, lengths, strict=True):
-            shared.extend([self._shared((epoch, position, time_ms))] * length)
-        self._table(name).load(keys, values, versions, shared)
-        self.entries += len(keys)
-
-    def _shared(self, stamp: Stamp) -> Stamp:
-        return self._stamps.setdefault(stamp, stamp)
-
-    def _table(self, name: str) -> Table:
-        table = self.partition.tables.get(name)
-        if table is None:
-            table = self.partition.tables[name] = self.partition.new_table()
-        return table
+        elif kind in ("one", "rows"):
+            self._loader.load(content, partition.tables.named)
 
     def records(self, records: Iterable[LogRecord]) -> None:
         """Raises FormatError."""
@@ -212,9 +165,11 @@ class Recovery:
             numbers = list(section.versions)
             if index < record.write_sections:
                 versions.extend(numbers)
-            self.entries += len(numbers)
+            self._loader.entries += len(numbers)
             if section.ops and section.ops[0] != EVENT:
-                self._table(section.map).apply(list(section.keys), list(section.values), section.ops, numbers, stamp)
+                partition.tables.named(section.map)
+                keys, values = list(section.keys), list(section.values)
+                partition.tables.apply(section.map, keys, values, section.ops, numbers, stamp)
             if section.map in self._reference_maps:
                 partition.references_changed = Epoch(record.stamp)
         if record.sources or record.outbox:

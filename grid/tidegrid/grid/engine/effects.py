@@ -62,6 +62,38 @@ class ReadLog:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadBase:
+    """Another generation of a map is built in a partition: hand the chunks of its base to `Node.base_loaded`."""
+
+    partition: PartitionId
+    term: Term
+    map: str
+    number: int
+    base: str
+
+    @property
+    def build(self) -> tuple[PartitionId, Term, str, int]:
+        return self.partition, self.term, self.map, self.number
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOutputs:
+    """Then what the log has after a position (None: of records with epochs above `above`): hand it to
+    `Node.outputs_read`, with that position, also when there is nothing. `Node.build_failed`: it cannot be read."""
+
+    partition: PartitionId
+    term: Term
+    map: str
+    number: int
+    above: Epoch
+    after: Position | None
+
+    @property
+    def build(self) -> tuple[PartitionId, Term, str, int]:
+        return self.partition, self.term, self.map, self.number
+
+
+@dataclass(frozen=True, slots=True)
 class AppendGroup:
     """Append all entries at once; report with `Node.group_landed` or `Node.group_failed`."""
 
@@ -131,6 +163,8 @@ Effect = (
     | AppendControl
     | LoadCheckpoint
     | ReadLog
+    | LoadBase
+    | ReadOutputs
     | CheckTails
     | Tell
     | Answered

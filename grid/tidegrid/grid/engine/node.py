@@ -20,9 +20,11 @@ from tidegrid.grid.engine.effects import (
     AppendControl,
     ClosedTo,
     Effect,
+    LoadBase,
     LoadCheckpoint,
     Purpose,
     ReadLog,
+    ReadOutputs,
     Slot,
     Try,
 )
@@ -39,6 +41,7 @@ from tidegrid.grid.engine.post import LETTERS, Post
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.retention import Retention, RetentionOptions
 from tidegrid.grid.engine.routing import Routing
+from tidegrid.grid.engine.standing import Standing
 from tidegrid.grid.engine.tenure import Tenure
 from tidegrid.grid.engine.waiting import Milestone
 from tidegrid.grid.engine.writes import WritePath
@@ -47,12 +50,18 @@ from tidegrid.grid.model.errors import GridError, LogFailedError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.control_events import Closed, ControlEvent, Deployed, HorizonMoved, MapAdded, ViewChanged
+from tidegrid.grid.ring.control_events import (
+    Closed,
+    ControlEvent,
+    Deployed,
+    GenerationsChanged,
+    HorizonMoved,
+    MapAdded,
+    ViewChanged,
+)
 from tidegrid.grid.ring.local import AppendClose, EpochRaised, Evict, RingOptions, Send
 from tidegrid.grid.ring.messages import Body, Envelope, TokenMessage, TokenReceived, Wake
-from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.grid.ring.ring import Carried, Ring
-from tidegrid.grid.ring.token import merge_tails
 from tidegrid.grid.ring.view import Member
 from tidegrid.v1 import ring_pb2
 from tidegrid.v1.control_pb2 import ControlRecord
@@ -90,7 +99,8 @@ class Node:
         self.retention = Retention(control, retention)
         self._catalogs = Catalogs(control, limits, strict)
         self.routing = Routing(me, control, self.writes.partitions, self._catalogs, limits, self.writes.stirred)
-        self.ring = Ring(me, incarnation, control, self, ring_options)
+        self.standing = Standing(self)
+        self.ring = Ring(me, incarnation, control, self.standing, ring_options)
         self.tenure = Tenure(
             member,
             control,
@@ -177,10 +187,25 @@ class Node:
             self.tenure.refresh()
             self._decided()
 
+    def base_loaded(self, instant: Instant, load: LoadBase, chunks: Iterable[bytes]) -> Iterable[None]:
+        """The base of a generation, taken in step by step. Raises FormatError: say `build_failed`."""
+        self._enter(instant)
+        return self.tenure.builds.base_loaded(load, chunks)
+
+    def outputs_read(self, instant: Instant, read: ReadOutputs, after: Position, records: Sequence[LogRecord]) -> None:
+        """The outcome of a `ReadOutputs`. Raises FormatError."""
+        self._enter(instant)
+        self.tenure.builds.outputs_read(read, after, records)
+        self.retention.look_again()
+
+    def build_failed(self, instant: Instant, effect: LoadBase | ReadOutputs, error: GridError) -> None:
+        self._enter(instant)
+        self.tenure.builds.failed(instant.now, effect.build, error)
+
     def _opened(self, partition: Partition) -> None:
         self.retention.look_again()
         self.routing.opened(self._instant.now, partition)
-        if self.ready():
+        if self.tenure.ready:
             self.post.tell(self.references.opened(self._instant.now))
 
     # Requests ----------------------------------------------------------------------------------------------------
@@ -189,6 +214,10 @@ class Node:
         """Takes a request; its answer comes as an `Answered` effect, an error of the whole request in it too."""
         self._enter(instant)
         self.intake.submit(request, carry, deadline)
+
+    @property
+    def instant(self) -> Instant:
+        return self._instant
 
     def _enter(self, instant: Instant) -> None:
         self._instant = instant
@@ -305,6 +334,8 @@ class Node:
             self.copies.restart()
             self.tenure.view_applied(self._instant.now)
             self.routing.view_applied(self._instant.now)
+        elif isinstance(event, GenerationsChanged):
+            self.tenure.generations_changed()
         elif isinstance(event, HorizonMoved):
             self.retention.look_again()
 
@@ -328,7 +359,7 @@ class Node:
 
     def _refresh_maps(self) -> None:
         for partition in self.partitions.values():
-            partition.declare(self.control.declared.values())
+            partition.tables.declare(self.control.declared.values())
         self.writes.reference_maps = self.references.names = self._catalogs.reference_maps()
 
     # Peers and time ----------------------------------------------------------------------------------------------
@@ -416,36 +447,3 @@ class Node:
     @property
     def drained(self) -> bool:
         return self.groups.idle and all(partition.drained for partition in self.partitions.values())
-
-    # What the ring asks (ring.Local) -----------------------------------------------------------------------------
-
-    def promises(self) -> Iterable[PartitionPromise]:
-        for number, partition in self.partitions.items():
-            yield PartitionPromise(
-                number,
-                partition.serving,
-                partition.lowest_in_flight,
-                partition.lowest_lent,
-                partition.routes.undelivered,
-            )
-        for partition in self.writes.undecided():
-            yield PartitionPromise(partition.id, True, partition.lowest_in_flight, partition.lowest_lent)
-
-    def tails(self) -> Mapping[PartitionId, Position]:
-        own = {number: partition.tail for number, partition in self.partitions.items() if partition.serving}
-        return merge_tails(self.routing.tails, own)
-
-    def highest_stamp(self) -> Epoch:
-        return self.writes.highest_stamp
-
-    def reference_epoch(self) -> Epoch:
-        return max((partition.references_changed for partition in self.partitions.values()), default=Epoch(0))
-
-    def waiting_for(self) -> Epoch:
-        return max(self.intake.waiting_for, self.tenure.waiting_for)
-
-    def ready(self) -> bool:
-        return self.tenure.ready
-
-    def time_ms(self) -> int:
-        return self._instant.time_ms

@@ -45,6 +45,7 @@ class Opening:
         self._emit = emit
         self._recovery = Recovery(partition, reference_maps)
         self.retry_at: float | None = None
+        self.incomplete = False  # it waits for generations of its maps to be built
         emit(LoadCheckpoint(partition.id, partition.claim))
 
     @property

@@ -14,31 +14,28 @@ Stamps never decrease. `floor_epoch` covers every frame from the moment it was s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import Computation, References
 from tidegrid.grid.engine.delivery import Delivery
-from tidegrid.grid.engine.frame import Columns, Frame, Loan
+from tidegrid.grid.engine.frame import Frame, Loan
 from tidegrid.grid.engine.parking import Parking
 from tidegrid.grid.engine.recent import LandedFrame, RecentFrames
 from tidegrid.grid.engine.redrive import RedriveQueue, RedriveRequest
 from tidegrid.grid.engine.redriving import RedriveComputation
 from tidegrid.grid.engine.requests import CLIENT_SESSION, RequestMemory
 from tidegrid.grid.engine.routes import Routes
+from tidegrid.grid.engine.tables import FoldOf, Tables, no_folds
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.record import SourceId, decode_record
 from tidegrid.grid.model.errors import GridError, WrongOwnerError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, PartitionId, Position, Term
 from tidegrid.grid.model.limits import Limits
-from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.stamp import Stamp
 from tidegrid.grid.ring.ownership import PartitionState
-from tidegrid.grid.store.merged import Fold, MergedTable
-from tidegrid.grid.store.table import Table
 
 _EAGER_BYTES = 64 * 1024  # a second frame is computed while one is in flight only when so much waits for it
 
@@ -46,13 +43,6 @@ _NO_TERM: Final = Term(0)
 
 Done = list[WriteRequest | RedriveRequest]
 """Requests that are complete."""
-
-FoldOf = Callable[[str, Epoch], Fold]
-"""The fold of a map with one, as of an epoch."""
-
-
-def _no_folds(map_name: str, _epoch: Epoch) -> Fold:
-    raise AssertionError(f"map {map_name!r} has no fold")
 
 
 class Partition:
@@ -63,19 +53,17 @@ class Partition:
         session_epochs: int,
         recent_bytes: int,
         claim: Term = _NO_TERM,
-        fold_of: FoldOf = _no_folds,
+        fold_of: FoldOf = no_folds,
     ) -> None:
         self.id = partition
         self.claim = claim  # the term that the view gives; `term` is that of the last OPEN in the log
         self.limits = limits
-        self._session_epochs = session_epochs
-        self._fold_of = fold_of
         self.state = PartitionState.OPENING
         self.term = Term(0)
         self.tail: Position = BEFORE_FIRST
         self.last_stamp = Epoch(0)
         self.opened: list[tuple[Position, Term]] = []  # every OPEN: which records are valid
-        self.tables: dict[str, Table] = {}
+        self.tables = Tables(session_epochs, fold_of)
         self.references_changed = Epoch(0)  # highest stamp of a landed change to a reference map
         self.memory = RequestMemory(limits, session_epochs)
         self.recent = RecentFrames(recent_bytes)
@@ -253,11 +241,11 @@ class Partition:
             self.tail, self.last_stamp = position, frame.stamp
             stamp: Stamp = (frame.effective, position, frame.time_ms)
             for (name, _), columns in frame.writes.items():
-                self._apply(name, columns, stamp)
+                self.tables.apply(name, columns.keys, columns.values, bytes(columns.ops), columns.versions, stamp)
                 for run, versions in columns.runs:
                     self.memory.accepted(run.session, run.first_sequence, versions, frame.stamp)
             for name, columns in frame.outputs.items():
-                self._apply(name, columns, stamp)
+                self.tables.apply(name, columns.keys, columns.values, bytes(columns.ops), columns.versions, stamp)
             if frame.failures or frame.redriving is not None:
                 assert frame.payload is not None
                 self.parking.landed(position, frame.effective, decode_record(frame.payload))
@@ -266,11 +254,6 @@ class Partition:
             self.recent.add(LandedFrame(frame.effective, self.id, position, frame.time_ms, frame.maps, frame.sections))
             self.unclosed_bytes.append((frame.stamp, frame.size))
         return self._answer(frame)
-
-    def _apply(self, name: str, columns: Columns, stamp: Stamp) -> None:
-        table = self.tables.get(name)
-        if table is not None:
-            table.apply(columns.keys, columns.values, bytes(columns.ops), columns.versions, stamp)
 
     def _answer(self, frame: Frame) -> Done:
         done: Done = []
@@ -425,20 +408,7 @@ class Partition:
     def settle(self, closed: Epoch) -> None:
         """Nothing comes at or below `closed` any more."""
         self.routes.closed(closed)
-        for table in self.tables.values():
-            if isinstance(table, MergedTable):
-                table.settle(closed)
-
-    def declare(self, specs: Iterable[MapSpec]) -> None:
-        """A tombstone outlives the sessions that may still refer to its version number."""
-        for spec in specs:
-            if spec.merged and not isinstance(self.tables.get(spec.name), MergedTable):
-                self.tables[spec.name] = MergedTable(partial(self._fold_of, spec.name), self._session_epochs)
-            elif spec.stateful and spec.name not in self.tables:
-                self.tables[spec.name] = self.new_table()
-
-    def new_table(self) -> Table:
-        return Table(self._session_epochs)
+        self.tables.settle(closed)
 
     def valid(self, position: Position, term: Term) -> bool:
         """Whether a record at `position` with `term` counts: its term is that of the last OPEN before it."""

@@ -95,7 +95,7 @@ class Retention:
         done, horizon, pinned = 0, self._control.horizon, False
         for partition in partitions:
             done += partition.memory.expire()
-            for table in partition.tables.values():
+            for _, table in partition.tables.every():
                 if done >= budget:
                     return done
                 done += table.reclaim(horizon, budget - done)

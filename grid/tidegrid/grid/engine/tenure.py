@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from tidegrid.grid.engine.building import Builds
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.effects import AppendControl, Effect, LoadCheckpoint, ReadControl, ReadLog, Slot
 from tidegrid.grid.engine.opening import RETRY_SECONDS, Opening
@@ -45,6 +46,7 @@ class Tenure:
         emit: Callable[[Effect], None],
         opened: Callable[[Partition], None],
     ) -> None:
+        self.builds = Builds(control, emit, self._built)
         self.membership = Membership(member)
         self.openings: dict[PartitionId, Opening] = {}
         self.ready = False  # a member, and all that the view gives to this node is open
@@ -69,6 +71,7 @@ class Tenure:
         for number, partition in list(self._writes.partitions.items()):
             if owned.get(number) != partition.claim:
                 self.openings.pop(number, None)
+                self.builds.forget(number)
                 self._unlogged[number] = partition.memory.unlogged() or self._unlogged.get(number, {})
                 self._writes.give_up(number)
         for number, term in owned.items():
@@ -83,7 +86,7 @@ class Tenure:
         recent_bytes = self._recent_bytes // share
         partition = Partition(number, self._limits, control.session_epochs, recent_bytes, term, self._catalogs.fold)
         partition.memory.closed = control.closed
-        partition.declare(control.declared.values())
+        partition.tables.declare(control.declared.values())
         self._writes.partitions[number] = partition
         reference_maps = self._writes.reference_maps
         self.openings[number] = Opening(partition, me.node, me.incarnation, control.closed, reference_maps, self._emit)
@@ -100,6 +103,9 @@ class Tenure:
 
     def closed(self) -> None:
         self._view_held = True
+        for partition in self._writes.partitions.values():
+            if partition.serving:
+                partition.tables.follow(self._control.generations, self._control.closed)
 
     @property
     def waiting_for(self) -> Epoch:
@@ -130,13 +136,32 @@ class Tenure:
             self._open(now, time_ms, opening)
 
     def _open(self, now: float, time_ms: int, opening: Opening) -> None:
-        """Rule O2. A log that knows more of time than this node: the control log has to be read on first (E3)."""
+        """Rule O2. A log that knows more of time than this node: the control log has to be read on first (E3).
+
+        A partition opens with all generations of its maps.
+        """
+        if self.builds.look(opening.partition):
+            opening.incomplete = True
+            return
         last = opening.partition.last_stamp
         if self._ring.carry(now, Position(0), last) is not Carried.TAKEN:
             self._emit(ReadControl())
             opening.retry_at = now + RETRY_SECONDS
         elif opening.at_end(open_stamp(self._ring.epoch, opening.closed, last), time_ms):
             self._opened(now, opening.partition)
+
+    def _built(self, partition: Partition) -> None:
+        opening = self.opening(partition.id, partition.claim)
+        if opening is not None and opening.incomplete:
+            opening.incomplete = False
+            opening.read_on()
+
+    def generations_changed(self) -> None:
+        control = self._control
+        for partition in self._writes.partitions.values():
+            if partition.serving:
+                partition.tables.follow(control.generations, control.closed)
+                self.builds.look(partition)
 
     def open_landed(self, now: float, slot: Slot, position: Position) -> None:
         opening = self.opening(slot.partition, slot.term)
@@ -153,6 +178,8 @@ class Tenure:
         del self.openings[partition.id]
         partition.memory.recall(self._unlogged.pop(partition.id, {}))
         partition.settle(self._control.closed)
+        partition.tables.follow(self._control.generations, self._control.closed)
+        self.builds.look(partition)
         self._writes.highest_stamp = max(self._writes.highest_stamp, partition.last_stamp)
         self.refresh()
         self._ring.opened(now, partition.last_stamp)
@@ -194,11 +221,16 @@ class Tenure:
     def time_passed(self, now: float) -> None:
         for opening in self.openings.values():
             opening.time_passed(now)
+        self.builds.time_passed(now)
         self.decided()  # requests may have expired
         self._propose(self.membership.join(now, self._control))
 
     def deadline(self) -> float | None:
-        times = [self.membership.deadline, *(opening.retry_at for opening in self.openings.values())]
+        times = [
+            self.membership.deadline,
+            self.builds.deadline(),
+            *(opening.retry_at for opening in self.openings.values()),
+        ]
         return min((time for time in times if time is not None), default=None)
 
     def fail(self) -> None:

@@ -373,4 +373,6 @@ class WritePath:
 
     @property
     def history_bytes(self) -> int:
-        return sum(table.history_bytes for partition in self.partitions.values() for table in partition.tables.values())
+        return sum(
+            table.history_bytes for partition in self.partitions.values() for _, table in partition.tables.every()
+        )

@@ -115,7 +115,7 @@ class GridService:
             value_bytes_max=limits.value_bytes_max,
             value_depth_max=limits.value_depth_max,
             version=version(),
-            ready=node.ready() and not control.activation_pending,
+            ready=node.standing.ready() and not control.activation_pending,
             group_writes_max=limits.group_writes_max,
         )
 

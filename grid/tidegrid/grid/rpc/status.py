@@ -65,7 +65,7 @@ def _partition(partition: Partition) -> grid_pb2.PartitionStatus:
         tail=partition.tail,
         stamp=partition.last_stamp,
         entries=sum(table.live_count for table in partition.tables.values()),
-        history_bytes=sum(table.history_bytes for table in partition.tables.values()),
+        history_bytes=sum(table.history_bytes for _, table in partition.tables.every()),
         queued_writes=sum(len(request.keys) - request.next_row for request in partition.queue),
         sessions=len(partition.memory),
         undelivered=sum(1 for _ in partition.routes.parcels()),
