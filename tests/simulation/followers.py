@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tidegrid.grid.engine.feed import FeedEntry, LogMerge, recent_entries
+from tidegrid.grid.engine.feed import LogMerge, recent_entries
+from tidegrid.grid.engine.feed_entry import FeedEntry
 from tidegrid.grid.engine.node import Node
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.log.record import PUT, decode_section

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegrid.grid.engine.feed import Closes, FeedEntry, LogMerge, recent_entries
+from tidegrid.grid.engine.feed import Closes, LogMerge, recent_entries
+from tidegrid.grid.engine.feed_entry import FeedEntry
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.recent import LandedFrame, RecentFrames
 from tidegrid.grid.log.entry import Entry

@@ -15,33 +15,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
+from tidegrid.grid.engine.feed_entry import FeedEntry
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.switching import kept_generation, pause_at
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.log.record import DATA, DELETE, PUT, ROUTED, decode_record, decode_section
 from tidegrid.grid.model.errors import EpochTooOldError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, PartitionId, Position, Term
 from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.generations import FIRST
 from tidegrid.grid.store.merged import MergedTable
 
 READ_BYTES = 256 * 1024  # of one read of one partition log while catching up
 
 
-class FeedEntry(NamedTuple):
-    """The changes of one map in one frame."""
-
-    effective: Epoch
-    partition: PartitionId
-    position: Position
-    time_ms: int
-    section: bytes
-
-
 def recent_entries(
-    partitions: Iterable[Partition], map_name: str, after: Epoch, through: Epoch
+    partitions: Iterable[Partition], map_name: str, after: Epoch, through: Epoch, generation: int = FIRST
 ) -> list[FeedEntry] | None:
     """Entries with after < effective <= through from memory, in feed order; None when the log has to be read.
+    `generation`: that of the map in all of these epochs.
 
     Raises EpochTooOldError: of a map with a fold, states below the horizon are not kept.
     """
@@ -55,14 +48,18 @@ def recent_entries(
             for name, section in zip(frame.maps, frame.sections, strict=True):
                 if name == map_name:
                     found.append(FeedEntry(frame.effective, frame.partition, frame.position, frame.time_ms, section))
-        entries += _with_states(partition, map_name, found, after)
+        entries += _with_states(partition, map_name, found, after, generation)
     entries.sort(key=_order)
     return entries
 
 
-def _with_states(partition: Partition, map_name: str, entries: list[FeedEntry], after: Epoch) -> list[FeedEntry]:
+def _with_states(
+    partition: Partition, map_name: str, entries: list[FeedEntry], after: Epoch, generation: int
+) -> list[FeedEntry]:
     """Of a map with a fold: what its operands led to, in their place. `after`: all of them lie above it."""
     table = partition.tables.get(map_name)
+    if isinstance(table, MergedTable):
+        table = kept_generation(partition, map_name, generation, after)
     if not isinstance(table, MergedTable):
         return entries
     if after < table.horizon:
@@ -94,7 +91,7 @@ class LogMerge:
     def __init__(
         self, partitions: Sequence[Partition], map_name: str, after: Epoch, through: Epoch, control: ControlState
     ) -> None:
-        assert through <= control.closed
+        assert through <= control.closed and pause_at(control.generations, map_name, after, through) == through
         self._partitions = {partition.id: partition for partition in partitions}
         self._map = map_name
         self._after = after
@@ -103,6 +100,7 @@ class LogMerge:
         spec = control.declared[map_name]
         self._in_order = not spec.derived  # the log of each partition has them in order
         self._lag = control.limit_span if spec.derived else 1
+        self._generation = control.generations.at(map_name, through)
         self._tails = dict(control.tails)  # all at or below `through` is at or before these
         self._buffers: dict[PartitionId, deque[FeedEntry]] = {partition: deque() for partition in self._partitions}
         self._cursors: dict[PartitionId, Position | None] = dict.fromkeys(self._partitions)
@@ -158,7 +156,7 @@ class LogMerge:
                 break
             self.mark = max(self.mark, Epoch(head.effective - 1))
             self._buffers[head.partition].popleft()
-            entries += _with_states(self._partitions[head.partition], self._map, [head], self.mark)
+            entries += _with_states(self._partitions[head.partition], self._map, [head], self.mark, self._generation)
             size += len(head.section)
         return entries
 

@@ -45,6 +45,7 @@ class Switch(NamedTuple):
     number: int
     acts_at: Epoch
     position: Position
+    time_ms: int
 
 
 class Generations:
@@ -124,7 +125,7 @@ class Generations:
                 switches = self._switches.setdefault(name, [])
                 if switches and switches[-1].acts_at == acts_at:
                     switches.pop()  # of two that act at one epoch the later record wins
-                made.append(Switch(name, number, acts_at, position))
+                made.append(Switch(name, number, acts_at, position, message.time_ms))
                 switches.append(made[-1])
         return tuple(made)
 

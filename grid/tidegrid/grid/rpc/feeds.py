@@ -94,7 +94,7 @@ class Feeds:
         return known
 
     def _serialise(self, step: Step) -> list[bytes]:
-        """One message mostly; a heavy close in several, of which the last has the mark."""
+        """One message mostly; a heavy close in several, of which the last has the mark, if it is the end of it."""
         messages: list[bytes] = []
         message = grid_pb2.FeedMessage(carry=self._carry())
         size = 0
@@ -107,7 +107,7 @@ class Feeds:
                 time_ms=entry.time_ms, section=entry.section,
             )  # fmt: skip
             size += len(entry.section)
-        message.mark = step.mark
+        message.mark = step.mark or 0
         messages.append(message.SerializeToString())
         return messages
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from tidegrid.grid.engine.feed import READ_BYTES, FeedEntry, LogMerge, recent_entries
+from tidegrid.grid.engine.feed import READ_BYTES, LogMerge, recent_entries
+from tidegrid.grid.engine.feed_entry import FeedEntry
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.switching import difference, kept_generation, pause_at, switch_after
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.errors import EpochTooNewError, EpochTooOldError, UnknownMapError, WrongOwnerError
 from tidegrid.grid.model.ids import Epoch, PartitionId, partition_log
@@ -36,10 +38,11 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Entries in order, then the mark. `shared` is equal for followers who can share the serialised message."""
+    """Entries in order, then the mark; None: more of its epoch comes. `shared` is equal for followers who can share the
+    serialised message."""
 
     entries: Sequence[FeedEntry]  # none, where `shared` is known
-    mark: Epoch
+    mark: Epoch | None
     shared: SharedKey | None = None
 
 
@@ -79,6 +82,7 @@ class Feed:
         yield Step((), self.after)  # tells that the feed is open, also where nothing happens
         while True:
             through = node.closes.next_after(self.after)
+            generations = node.control.generations
             if through is None and self.after < node.control.closed:
                 through = node.control.closed
             if through is None:
@@ -87,11 +91,20 @@ class Feed:
                     return
                 continue
             owned = self._owned()
+            through = pause_at(generations, self.map, self.after, through)
+            switch = switch_after(generations, self.map, self.after)
+            if switch is not None:
+                for changes in difference(owned, switch, generations.at(self.map, self.after)):
+                    yield Step(changes, None)
             shared = (self.map, self.partitions, self.after, through)
-            entries = [] if self.known(shared) else recent_entries(owned, self.map, self.after, through)
+            entries = (
+                []
+                if self.known(shared)
+                else recent_entries(owned, self.map, self.after, through, generations.at(self.map, through))
+            )
             self.from_log = entries is None
             if entries is None:
-                async for step in self._from_log(node.control.closed):
+                async for step in self._from_log(pause_at(generations, self.map, self.after, node.control.closed)):
                     yield step
             else:
                 self.after = through
@@ -112,9 +125,10 @@ class Feed:
     async def _snapshot(self) -> AsyncIterator[Snapshot]:
         """The state as of `after`, in slices between which writes go on."""
         for partition in self._owned():
-            table = partition.tables.get(self.map)
-            if table is None:
+            if self.map not in partition.tables:
                 continue
+            number = self.driver.node.control.generations.at(self.map, self.after)
+            table = kept_generation(partition, self.map, number, self.after)
             for rows in table.as_of_slices(self.after, SNAPSHOT_ROWS):
                 horizon = self.driver.node.control.horizon
                 if self.after < horizon:

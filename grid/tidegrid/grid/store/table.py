@@ -105,7 +105,7 @@ class Table:
             if entry is new:
                 continue
             latest = entry[-1] if isinstance(entry, list) else entry
-            if latest[1] >= new[1] and latest[2] == stamp:
+            if latest[1] >= new[1]:
                 self.insert(key, *new)
                 self.version_count -= 1
                 continue
@@ -120,8 +120,9 @@ class Table:
                 history_bytes += len(latest[0])
         self.version_count += len(keys)
         if self._highest:
-            for key in keys:
-                self._highest.pop(key, None)  # what was numbered goes on from there
+            for key, version in zip(keys, versions, strict=True):
+                if self._highest.get(key, version) < version:
+                    del self._highest[key]
         if superseded:
             self.history_bytes += history_bytes + VERSION_OVERHEAD_BYTES * len(superseded)
             self._superseded.note_all(stamp[0], superseded)

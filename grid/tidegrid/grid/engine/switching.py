@@ -1,0 +1,81 @@
+"""What a switch of generations is to those who follow a map: a difference, at the epoch of the switch.
+
+A follower that has had everything up to the epoch before it gets, for every key that is not the same in the two
+generations as of that epoch, what the new one has, or a delete; then it goes on in the new one. It takes nothing of it
+before the mark of that epoch, so a feed that is cut in the middle begins the difference again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tidegrid.grid.engine.feed_entry import FeedEntry
+from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.log.record import DELETE, PUT, encode_section
+from tidegrid.grid.model.errors import EpochTooOldError
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch
+from tidegrid.grid.ring.generations import Generations, Switch
+from tidegrid.grid.store.table import Table
+
+KEYS_PER_SLICE: Final = 2_000
+
+
+def pause_at(generations: Generations, map_name: str, after: Epoch, through: Epoch) -> Epoch:
+    """How far a step from `after` towards `through` may go: to just before a switch, or on from there."""
+    switch = generations.switch_after(map_name, Epoch(after + 1))
+    return through if switch is None else min(through, Epoch(switch.acts_at - 1))
+
+
+def switch_after(generations: Generations, map_name: str, after: Epoch) -> Switch | None:
+    """The switch that acts at the very next epoch, if there is one."""
+    switch = generations.switch_after(map_name, after)
+    return switch if switch is not None and switch.acts_at == after + 1 else None
+
+
+def kept_generation(partition: Partition, map_name: str, number: int, after: Epoch) -> Table:
+    """Raises EpochTooOldError: it was let go of, so whoever follows from `after` has to begin anew."""
+    table = partition.tables.generation(map_name, number)
+    if table is None:
+        raise EpochTooOldError(
+            f"generation {number} of map {map_name!r}, which readers saw at epoch {after}, was let go of; start from a snapshot",
+            requested=after,
+            earliest=after + 1,
+        )
+    return table
+
+
+def difference(partitions: Iterable[Partition], switch: Switch, before: int) -> Iterator[list[FeedEntry]]:
+    """In slices, between which writes go on. `before`: the generation that readers saw until then.
+
+    Raises EpochTooOldError.
+    """
+    until = Epoch(switch.acts_at - 1)
+    for partition in partitions:
+        old = kept_generation(partition, switch.map, before, until)
+        new = kept_generation(partition, switch.map, switch.number, until)
+        keys = list(old.keys() | new.keys())
+        for first in range(0, len(keys), KEYS_PER_SLICE):
+            section = _section(switch.map, old, new, keys[first : first + KEYS_PER_SLICE], until)
+            if section is not None:
+                yield [FeedEntry(switch.acts_at, partition.id, BEFORE_FIRST, switch.time_ms, section)]
+
+
+def _section(map_name: str, old: Table, new: Table, keys: list[bytes], until: Epoch) -> bytes | None:
+    changed: list[bytes] = []
+    values: list[bytes] = []
+    ops = bytearray()
+    versions: list[int] = []
+    for key in keys:
+        was, now = old.as_of(key, until), new.as_of(key, until)
+        value = now[0] if now is not None else None
+        if value == (was[0] if was is not None else None):
+            continue
+        changed.append(key)
+        values.append(value or b"")
+        ops.append(DELETE if value is None else PUT)
+        versions.append((now or was or _NONE)[1])
+    return encode_section(map_name, changed, values, bytes(ops), versions) if changed else None
+
+
+_NONE: Final = (None, 0, (0, 0, 0))
