@@ -6,6 +6,7 @@ from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import ReadRequest, ScanRequest
 from tidegrid.grid.engine.requests import session_created
 from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.store.table import Table
 
 from tests.simulation.judge import Judge, Version, Violation
 
@@ -13,25 +14,28 @@ from tests.simulation.judge import Judge, Version, Violation
 def check_partition(judge: Judge, partition: Partition, *, reclaimed_to: int) -> None:
     """I11, I5: every chain of the partition at its tail is the model's, but for what lies before the horizon."""
     for name in set(judge.chains) | set(partition.tables):
-        table = partition.tables.get(name)
-        wanted = {
-            key: judge.sums(key, partition.tail)
-            if name == "sums"
-            else [version for version in chain if version.position <= partition.tail]
-            for key, chain in judge.chains[name].items()
-            if judge.keys.partition(name, key) == partition.id
-        }
-        held = set(table.keys()) if table is not None else set()
-        if unknown := held - {key for key, chain in wanted.items() if chain}:
-            raise Violation(f"I11: partition {partition.id} holds {name} {unknown}, which no valid record wrote")
-        for key, chain in wanted.items():
-            found = [
-                Version(epoch, position, number, value)
-                for value, number, (epoch, position, _) in (table.chain(key) if table is not None else [])
-            ]
-            _compare_chain(judge, name, key, chain, found, reclaimed_to)
+        for generation in judge.generations.numbers(name):
+            table = partition.tables.generation(name, generation)
+            if table is not None or name not in partition.tables:
+                _check_table(judge, partition, name, generation, table, reclaimed_to)
     _check_memory(judge, partition)
     judge.parked.check(partition)
+
+
+def _check_table(
+    judge: Judge, partition: Partition, name: str, generation: int, table: Table | None, reclaimed_to: int
+) -> None:
+    known = judge.generations
+    wanted = {key: known.chain(name, key, generation, partition.tail) for key in known.keys(name, partition.id)}
+    held = set(table.keys()) if table is not None else set()
+    if unknown := held - {key for key, chain in wanted.items() if chain}:
+        raise Violation(f"I11: partition {partition.id} holds {name} {unknown}, which no valid record wrote")
+    for key, chain in wanted.items():
+        found = [
+            Version(epoch, position, number, value)
+            for value, number, (epoch, position, _) in (table.chain(key) if table is not None else [])
+        ]
+        _compare_chain(judge, name, key, chain, found, reclaimed_to)
 
 
 def _compare_chain(
@@ -86,22 +90,23 @@ def check_read(judge: Judge, request: ReadRequest, closed: int) -> None:
         wanted = {}
         for key in judge.chains[request.map]:
             if judge.keys.partition(request.map, key) == request.partition:
-                row = row_as_of(judge, request.map, key, epoch)
+                row = row_as_of(judge, request.map, key, epoch, closed)
                 if row[1]:
                     wanted[key] = row
         if found != wanted or list(found) != sorted(found):
             raise Violation(f"I5: scan of {request.map} in {request.partition} as of {epoch}: {found}, not {wanted}")
         return
     for key, value, version, stamp in rows:
-        wanted_row = row_as_of(judge, request.map, key, epoch)
+        wanted_row = row_as_of(judge, request.map, key, epoch, closed)
         if (value, version, stamp) != wanted_row:
             raise Violation(
                 f"I5: {request.map} {key!r} as of {epoch} is {(value, version, stamp)}, the log says {wanted_row}"
             )
 
 
-def row_as_of(judge: Judge, name: str, key: bytes, epoch: int) -> tuple[bytes, int, int]:
-    version = judge.as_of(name, key, epoch) if epoch else judge.latest(name, key)
+def row_as_of(judge: Judge, name: str, key: bytes, epoch: int, closed: int) -> tuple[bytes, int, int]:
+    known = judge.generations
+    version = known.as_of(name, key, known.seen(name, closed), epoch)
     if version is None or version.value is None:
         return b"", 0, 0
     return version.value, version.number, version.epoch

@@ -348,7 +348,8 @@ class Client:
         for key, value, version, stamp in zip(
             request.keys, request.values, request.versions, request.epochs, strict=True
         ):
-            chain = judge.chains[request.map].get(key, [])
+            generation = judge.generations.seen(request.map, node.control.closed)
+            chain = judge.generations.chain(request.map, key, generation)
             seen = [
                 one.position
                 for one in chain

@@ -11,9 +11,11 @@ from tidegrid.grid.engine.feed import LogMerge, recent_entries
 from tidegrid.grid.engine.feed_entry import FeedEntry
 from tidegrid.grid.engine.node import Node
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.switching import difference, pause_at, switch_after
 from tidegrid.grid.log.record import PUT, decode_section
 from tidegrid.grid.model.errors import EpochTooOldError
 from tidegrid.grid.model.ids import Epoch, PartitionId, partition_log
+from tidegrid.grid.ring.generations import Switch
 
 from tests.simulation.content import STREAMS, TABLES
 from tests.simulation.judge import Violation
@@ -41,6 +43,7 @@ class Follower:
         self._merge: LogMerge | None = None
         self._node: Node | None = None
         self._due = False
+        self.switches = 0
 
     def start(self) -> None:
         for process in self.world.processes.values():
@@ -67,7 +70,7 @@ class Follower:
             try:
                 self._read_log(self._merge)
             except EpochTooOldError:
-                if self.map != "sums":
+                if not self._may_be_late(node):
                     raise
                 self._merge = None
         else:
@@ -79,17 +82,51 @@ class Follower:
             try:
                 self._go_on(node, serving, through)
             except EpochTooOldError:
-                if self.map != "sums" or self.after >= self.world.truth.horizon:
+                if not self._may_be_late(node):
                     raise
                 self.after, self._merge, self._buffer = node.control.closed, None, []  # as from a snapshot
         self._soon()
 
+    def _may_be_late(self, node: Node) -> bool:
+        """Of a map with a fold, or of one that was switched, states are needed: of before the horizon, and of generations
+        that were dropped, there are none."""
+        world, known = self.world, node.control.generations
+        dropped = set(world.judge.generations.numbers(self.map)) - set(known.kept(self.map))
+        switched = known.switch_after(self.map, self.after) is not None
+        behind = self.after < max(world.truth.horizon, node.control.horizon)
+        return bool(dropped) or (behind and (self.map == "sums" or switched))
+
+    def _switched(self, serving: list[Partition], switch: Switch, before: int) -> None:
+        found: dict[int, dict[bytes, bytes | None]] = {}
+        for (entry,) in difference(serving, switch, before):
+            if (entry.effective, entry.position) != (switch.acts_at, 0):
+                raise Violation(f"I9: a switch at {switch.acts_at} came as {entry[:3]}")
+            keys, values, ops, _ = _content(entry.section)
+            rows = found.setdefault(entry.partition, {})
+            rows.update((key, value if op == PUT else None) for key, value, op in zip(keys, values, ops, strict=True))
+        for partition in serving:
+            wanted = self.world.judge.generations.difference(self.map, partition.id, switch.acts_at)
+            if found.get(partition.id, {}) != wanted:
+                raise Violation(f"I9: {switch} came to {partition.id} as {found.get(partition.id)}, not {wanted}")
+        self.switches += 1
+
     def _go_on(self, node: Node, serving: list[Partition], through: Epoch) -> None:
-        entries = recent_entries(serving, self.map, self.after, through)
+        generations = node.control.generations
+        through = pause_at(generations, self.map, self.after, through)
+        switch = switch_after(generations, self.map, self.after)
+        if switch is not None:
+            self._switched(serving, switch, generations.at(self.map, self.after))
+        entries = recent_entries(serving, self.map, self.after, through, generations.at(self.map, through))
         if entries is not None:
             self._take(entries, through)
         else:
-            self._merge = LogMerge(serving, self.map, self.after, node.control.closed, node.control)
+            self._merge = LogMerge(
+                serving,
+                self.map,
+                self.after,
+                pause_at(generations, self.map, self.after, node.control.closed),
+                node.control,
+            )
             self._read_log(self._merge)
 
     def _connect(self) -> Node | None:
@@ -157,7 +194,7 @@ class Follower:
             for key, number in zip(keys, versions, strict=True):
                 (state,) = (
                     one.value or b""
-                    for one in judge.chains["sums"][key]
+                    for one in judge.generations.chain("sums", key, judge.generations.seen("sums", epoch))
                     if (one.epoch, one.position, one.number) == (epoch, position, number)
                 )
                 values.append(state)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.record import (
@@ -45,6 +45,9 @@ Outbox = dict[int, dict[str, list[tuple[Row, int]]]]
 
 RequestId = tuple[bytes, int, int]
 """(session, partition, sequence)"""
+
+if TYPE_CHECKING:
+    from tests.simulation.generations import Regenerations
 
 
 class Version(NamedTuple):
@@ -106,6 +109,7 @@ class Judge:
         self.reference_changes: list[int] = []
         self.deliveries = Deliveries(self)
         self.parked = Parked(self)
+        self.generations: Regenerations  # the world gives it
         self.operands: dict[bytes, list[Operand]] = defaultdict(list)  # of sums, in order
         self.records = self.views = self.closes = 0
 
@@ -408,7 +412,8 @@ class Judge:
             self.chains["sums"][output.key] = self.sums(output.key, 1 << 62)
             return
         chain = self.chains[output.map][output.key]
-        if any(one.number == number and one.epoch > self.horizon for one in chain):
+        known = any(one.number == number and one.epoch > self.horizon for one in chain)
+        if known and len(self.generations.numbers(output.map)) == 1:
             raise Violation(f"version {number} of {output.map} {output.key!r} is there already: {chain}")
         insort(chain, Version(record.effective, position, number, output.value), key=_place)
 

@@ -66,6 +66,7 @@ class Options:
     deploy_rate: float = 0.7
     forge_rate: float = 2.0
     audit_rate: float = 15.0
+    regenerate_rate: float = 4.0  # other generations of derived maps declared, switched to or dropped
 
     @classmethod
     def of(cls, seed: int, **overrides: Any) -> Options:
@@ -90,6 +91,7 @@ class Options:
             suspicion_rate=chance.choice((0.0, 0.5, 2.0)),
             no_answer=chance.choice((0.0, 0.03, 0.15)),
             history_bytes=chance.choice((1 << 30, 1 << 30, 4000)),
+            regenerate_rate=chance.choice((0.0, 4.0, 20.0)),
         )
         return replace(made, **overrides)
 
@@ -116,6 +118,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "map": {"map_rate": 0.0},
     "deploy": {"deploy_rate": 0.0},
     "forge": {"forge_rate": 0.0},
+    "regenerations": {"regenerate_rate": 0.0},
     "groups": {"group_clients": 0},
     "holds": {"hold_clients": 0},
     "followers": {"followers": 0},

@@ -22,9 +22,11 @@ from tidegrid.grid.engine.effects import (
     CheckTails,
     ClosedTo,
     Effect,
+    LoadBase,
     LoadCheckpoint,
     ReadControl,
     ReadLog,
+    ReadOutputs,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry, Request
@@ -34,7 +36,14 @@ from tidegrid.grid.engine.reads import ScanRequest
 from tidegrid.grid.engine.retention import RetentionOptions
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.memory_state import MemoryLogState
-from tidegrid.grid.model.errors import GridError, LogFailedError, LogTimeoutError, StorageFullError, WrongTailError
+from tidegrid.grid.model.errors import (
+    GridError,
+    LogFailedError,
+    LogTimeoutError,
+    StorageFullError,
+    UnavailableError,
+    WrongTailError,
+)
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, Incarnation, NodeId, Position, partition_log
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.local import RingOptions
@@ -160,6 +169,25 @@ class Process:
         node.log_read(self.instant(), effect, records)
         self._soon_turn()
 
+    def _load_base(self, effect: LoadBase) -> None:
+        node, world = self.node, self.world
+        assert node is not None
+        if world.storm and world.happens(0.1):
+            node.build_failed(self.instant(), effect, UnavailableError("the base cannot be read now"))
+        else:
+            chunks = world.regenerator.bases[effect.base, effect.partition, effect.map]
+            for _ in node.base_loaded(self.instant(), effect, chunks):
+                pass
+        self._soon_turn()
+
+    def _read_outputs(self, effect: ReadOutputs) -> None:
+        node, log = self.node, self.world.log
+        assert node is not None
+        name = partition_log(effect.partition)
+        after = log.position_before(name, effect.above) if effect.after is None else effect.after
+        node.outputs_read(self.instant(), effect, after, log.read(name, after, 500))
+        self._soon_turn()
+
     # The shell, as runtime/driver.py does it ----------------------------------------------------------------------
 
     def instant(self) -> Instant:
@@ -209,6 +237,10 @@ class Process:
                 self._append_group(effect)
             case LoadCheckpoint():
                 self.soon(0.01, lambda: self._load_checkpoint(effect))
+            case LoadBase():
+                self.soon(0.02, lambda: self._load_base(effect))
+            case ReadOutputs():
+                self.soon(0.004, lambda: self._read_outputs(effect))
             case ReadLog():
                 self.soon(0.004, lambda: self._read_log(effect))
             case Answered(requests):

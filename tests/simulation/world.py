@@ -26,6 +26,7 @@ from tidegrid.v1.control_pb2 import ControlRecord, Deploy, GridCreated, MapDecla
 from tests.simulation.clients import Client
 from tests.simulation.content import Keys, source
 from tests.simulation.followers import Follower
+from tests.simulation.generations import Regenerations, Regenerator
 from tests.simulation.grouping import GroupClient
 from tests.simulation.holding import HoldClient
 from tests.simulation.judge import Judge, Violation
@@ -66,6 +67,8 @@ class World:
         self.clients += [GroupClient(self, options.clients + number) for number in range(options.group_clients)]
         self.holders = [HoldClient(self, number) for number in range(options.hold_clients)]
         self.redrivers = [Redriver(self, number) for number in range(options.redrivers)]
+        self.judge.generations = Regenerations(self.judge, self.truth.generations)
+        self.regenerator = Regenerator(self, options.regenerate_rate)
         self.followers = [Follower(self, number) for number in range(options.followers)]
 
     # Time and chance --------------------------------------------------------------------------------------------
@@ -229,6 +232,7 @@ class World:
             follower.start()
         for redriver in self.redrivers:
             redriver.start()
+        self.regenerator.start()
         self.every(options.map_rate, self.declare_map)
         self.every(options.deploy_rate, self.deploy)
         self.every(options.crash_rate, lambda: self.chance.choice(list(self.processes.values())).crash())
