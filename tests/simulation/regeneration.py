@@ -40,7 +40,8 @@ def check_regeneration(world: World) -> None:
             spec = control.declared[name]
             fold_at = partial(catalogs.fold, name) if spec.merged else None
             live = Generation(spec, fold_at)
-            live.logged(valid_records(read(number)), Epoch(0), control.closed)
+            for position, record in valid_records(read(number)):
+                live.logged(position, record)
             made = again.table(name, number, control.closed, fold_at)
             for key in live.table.keys() | made.keys():
                 was, is_now = ([(value, stamp) for value, _, stamp in one.chain(key)] for one in (live.table, made))

@@ -90,6 +90,8 @@ class Regenerated:
         generation = Generation(self.specs[name], fold_at)
         streams = [[one for one in rows if one.map == name] for rows in self.rows[number]]
         generation.replayed(in_order(streams))
-        generation.logged(valid_records(self.read(number)), self.before, Epoch(through))
+        for position, record in valid_records(self.read(number)):
+            if self.before <= record.effective <= through:
+                generation.logged(position, record)
         generation.table._check()
         return generation.table

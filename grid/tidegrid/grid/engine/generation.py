@@ -41,7 +41,7 @@ def in_order(streams: Sequence[Iterable[SettledRows]]) -> Iterator[SettledRows]:
 
 
 class Generation:
-    """Lifecycle: `replayed` at most once, then `logged` at most once, then `table` is whole through the epoch said."""
+    """Lifecycle: `replayed` at most once, then `logged` record by record; then `table` is whole."""
 
     def __init__(self, spec: MapSpec, fold_at: FoldAt | None) -> None:
         assert spec.merged == (fold_at is not None)
@@ -68,15 +68,14 @@ class Generation:
             since += len(one.keys)
             table.apply(one.keys, one.values, one.ops, versions, _stamp(one))
 
-    def logged(self, records: Iterable[tuple[Position, Record]], first: Epoch, through: Epoch) -> None:
-        """Of the valid records of the partition, those with first <= effective <= through, in the order of the log."""
-        for position, record in records:
-            if self._name not in record.maps or not first <= record.effective <= through:
-                continue
-            stamp: Stamp = (Epoch(record.effective), position, record.time_ms)
-            for name, payload in zip(record.maps, record.sections, strict=True):
-                if name == self._name:
-                    self._apply(decode_section(payload), stamp)
+    def logged(self, position: Position, record: Record) -> None:
+        """A valid record of the partition that counts for this generation, in the order of the log."""
+        if self._name not in record.maps:
+            return
+        stamp: Stamp = (Epoch(record.effective), position, record.time_ms)
+        for name, payload in zip(record.maps, record.sections, strict=True):
+            if name == self._name:
+                self._apply(decode_section(payload), stamp)
 
     def _apply(self, section: Section, stamp: Stamp) -> None:
         table = self.table

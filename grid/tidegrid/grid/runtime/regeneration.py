@@ -163,7 +163,6 @@ class Regeneration:
             maps[name] = Difference()
         tasks = [Task(number, COMPARE, tuple(sorted(self._passes[number]))) for number in everybody]
         self._begin(COMPARING, tasks)
-        self._progress.bytes *= 2 * len(maps)  # each generation of each map reads them
 
         def done(task: Task, answer: list[Any]) -> None:
             self._progress.tasks_done += 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from tidegrid.grid.engine.catalogs import Catalogs
@@ -26,10 +25,10 @@ from tidegrid.grid.journal.files import Files
 from tidegrid.grid.journal.pieces import Piece, PieceWriter
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, LogId, PartitionId, Position, partition_log
-from tidegrid.grid.model.maps import MapKind
+from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.runtime.replay_plan import ReplayPlan, code_of
-from tidegrid.grid.store.merged import Fold
+from tidegrid.grid.store.merged import FoldAt
 
 COMPARE: Final = -1
 
@@ -105,26 +104,36 @@ class ReplayWork:
 
     def compare(self, task: Task) -> dict[str, Difference]:
         """By map. Raises as `replay`, and TriggerModuleError when a fold of some day does not load here."""
-        return {name: self._difference(name, task) for name in self.plan.maps}
+        plan, number = self.plan, task.partition
+        live = {name: Generation(spec, self._fold_of(spec, Epoch(0))) for name, spec in self._specs()}
+        made = {name: self.replayed(spec, task) for name, spec in self._specs()}
+        for position, record in valid_records(self._paced(number, Tally())):
+            if record.effective > plan.through:
+                continue
+            for name in plan.maps:
+                live[name].logged(position, record)
+                if record.effective >= plan.before:
+                    made[name].logged(position, record)
+        return {name: difference(live[name].table, made[name].table, plan.through) for name in plan.maps}
 
-    def _difference(self, name: str, task: Task) -> Difference:
-        plan, spec = self.plan, self._code.maps[name]
-        live = Generation(spec, partial(self._catalogs.fold, name) if spec.merged else None)
-        live.logged(valid_records(self._paced(task.partition, Tally())), Epoch(0), plan.through)
-        return difference(live.table, self.generation(name, task).table, plan.through)
-
-    def generation(self, name: str, task: Task) -> Generation:
-        """The new one of a map in a partition, from its pieces and the log, as of the cut of the plan."""
-        plan, spec, number = self.plan, self._code.maps[name], task.partition
-        made = Generation(spec, partial(self._fold, name) if spec.merged else None)
+    def replayed(self, spec: MapSpec, task: Task) -> Generation:
+        """The new one of a map in a partition, from the pieces; what is in the log from `plan.before` on is to follow."""
+        number = task.partition
+        made = Generation(spec, self._fold_of(spec, self.plan.before))
         with ExitStack() as opened:
             pieces = [opened.enter_context(self._piece(number, depth)) for depth in task.needs]
-            made.replayed(in_order([settled_rows(name, piece.chunks(rows_label(name))) for piece in pieces]))
-        made.logged(valid_records(self._paced(number, Tally())), plan.before, plan.through)
+            label = rows_label(spec.name)
+            made.replayed(in_order([settled_rows(spec.name, piece.chunks(label)) for piece in pieces]))
         return made
 
-    def _fold(self, name: str, epoch: Epoch) -> Fold:
-        return self._catalogs.fold(name, max(epoch, self.plan.before))
+    def _specs(self) -> list[tuple[str, MapSpec]]:
+        return [(name, self._code.maps[name]) for name in self.plan.maps]
+
+    def _fold_of(self, spec: MapSpec, first: Epoch) -> FoldAt | None:
+        """That of each epoch, and of `first` for those below it. None: the map has none."""
+        if not spec.merged:
+            return None
+        return lambda epoch: self._catalogs.fold(spec.name, max(epoch, first))
 
     def _piece(self, number: PartitionId, depth: int) -> Piece:
         return Piece(self._files, self.plan.piece_name(number, depth), self.plan.identity(number, depth))
