@@ -39,9 +39,10 @@ def check_regeneration(world: World) -> None:
         for name in DERIVED:
             spec = control.declared[name]
             fold_at = partial(catalogs.fold, name) if spec.merged else None
-            live = Generation(spec, fold_at)
+            live = Generation(spec, fold_at, control.limit_span)
             for position, record in valid_records(read(number)):
                 live.logged(position, record)
+            live.end()
             made = again.table(name, number, control.closed, fold_at)
             for key in live.table.keys() | made.keys():
                 was, is_now = ([(value, stamp) for value, _, stamp in one.chain(key)] for one in (live.table, made))

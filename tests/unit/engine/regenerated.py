@@ -87,11 +87,12 @@ class Regenerated:
     def table(self, name: str, number: int, through: int, fold_at: Callable[[Epoch], Fold] | None = None) -> Table:
         """With the outputs that are in the log from `before` on."""
         fold_at = (fold_at or (lambda _: self.runtime.folds[name])) if self.specs[name].merged else None
-        generation = Generation(self.specs[name], fold_at)
+        generation = Generation(self.specs[name], fold_at, self.code.lag)
         streams = [[one for one in rows if one.map == name] for rows in self.rows[number]]
         generation.replayed(in_order(streams))
         for position, record in valid_records(self.read(number)):
             if self.before <= record.effective <= through:
                 generation.logged(position, record)
+        generation.end()
         generation.table._check()
         return generation.table

@@ -41,13 +41,20 @@ def in_order(streams: Sequence[Iterable[SettledRows]]) -> Iterator[SettledRows]:
 
 
 class Generation:
-    """Lifecycle: `replayed` at most once, then `logged` record by record; then `table` is whole."""
+    """Lifecycle: `replayed` at most once, then `logged` record by record, then `end`; then `table` is whole.
 
-    def __init__(self, spec: MapSpec, fold_at: FoldAt | None) -> None:
+    `lag`: how far a record may be in its log behind its effective epoch. Operands of the log are kept back that long, so
+    that each is folded once, in order.
+    """
+
+    def __init__(self, spec: MapSpec, fold_at: FoldAt | None, lag: int) -> None:
         assert spec.merged == (fold_at is not None)
         self.table: Table = MergedTable(fold_at) if fold_at is not None else Table()
         self._name = spec.name
+        self._lag = lag
         self._renumbered = False
+        self._kept: list[tuple[Stamp, Section]] = []  # of a map with a fold
+        self._kept_rows = 0
 
     def replayed(self, rows: Iterable[SettledRows]) -> None:
         """In order, of this map alone."""
@@ -75,21 +82,36 @@ class Generation:
         stamp: Stamp = (Epoch(record.effective), position, record.time_ms)
         for name, payload in zip(record.maps, record.sections, strict=True):
             if name == self._name:
-                self._apply(decode_section(payload), stamp)
+                self._take(decode_section(payload), stamp)
+        if self._kept_rows >= _SETTLE_EVERY:
+            self._fold(Epoch(record.stamp - self._lag))
 
-    def _apply(self, section: Section, stamp: Stamp) -> None:
+    def end(self) -> None:
+        if self._kept:
+            self._fold(max(stamp[0] for stamp, _ in self._kept))
+
+    def _take(self, section: Section, stamp: Stamp) -> None:
         table = self.table
-        if isinstance(table, MergedTable) or not self._renumbered:
+        if isinstance(table, MergedTable):
+            self._kept.append((stamp, section))
+            self._kept_rows += len(section.keys)
+        elif not self._renumbered:
             table.apply(section.keys, section.values, section.ops, section.versions, stamp)
-            return
-        columns = zip(section.keys, section.values, section.ops, section.versions, strict=True)
-        for key, value, op, version in columns:  # a number may be below that of the version before
-            table.insert(key, None if op == DELETE else value, version, stamp)
+        else:
+            columns = zip(section.keys, section.values, section.ops, section.versions, strict=True)
+            for key, value, op, version in columns:  # a number may be below that of the version before
+                table.insert(key, None if op == DELETE else value, version, stamp)
 
-    def settle(self, closed: Epoch) -> None:
-        """Nothing comes at or below `closed` any more."""
-        if isinstance(self.table, MergedTable):
-            self.table.settle(closed)
+    def _fold(self, through: Epoch) -> None:
+        """Nothing comes at or below `through` any more."""
+        table = self.table
+        assert isinstance(table, MergedTable)
+        ready = sorted((one for one in self._kept if one[0][0] <= through), key=lambda one: one[0])
+        self._kept = [one for one in self._kept if one[0][0] > through]
+        self._kept_rows = sum(len(section.keys) for _, section in self._kept)
+        for stamp, section in ready:
+            table.apply(section.keys, section.values, section.ops, section.versions, stamp)
+        table.settle(through)
 
 
 class Example(NamedTuple):

@@ -105,7 +105,7 @@ class ReplayWork:
     def compare(self, task: Task) -> dict[str, Difference]:
         """By map. Raises as `replay`, and TriggerModuleError when a fold of some day does not load here."""
         plan, number = self.plan, task.partition
-        live = {name: Generation(spec, self._fold_of(spec, Epoch(0))) for name, spec in self._specs()}
+        live = {name: Generation(spec, self._fold_of(spec, Epoch(0)), self._code.lag) for name, spec in self._specs()}
         made = {name: self.replayed(spec, task) for name, spec in self._specs()}
         for position, record in valid_records(self._paced(number, Tally())):
             if record.effective > plan.through:
@@ -114,12 +114,15 @@ class ReplayWork:
                 live[name].logged(position, record)
                 if record.effective >= plan.before:
                     made[name].logged(position, record)
+        for name in plan.maps:
+            live[name].end()
+            made[name].end()
         return {name: difference(live[name].table, made[name].table, plan.through) for name in plan.maps}
 
     def replayed(self, spec: MapSpec, task: Task) -> Generation:
         """The new one of a map in a partition, from the pieces; what is in the log from `plan.before` on is to follow."""
         number = task.partition
-        made = Generation(spec, self._fold_of(spec, self.plan.before))
+        made = Generation(spec, self._fold_of(spec, self.plan.before), self._code.lag)
         with ExitStack() as opened:
             pieces = [opened.enter_context(self._piece(number, depth)) for depth in task.needs]
             label = rows_label(spec.name)
