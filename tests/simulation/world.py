@@ -33,6 +33,7 @@ from tests.simulation.judge import Judge, Violation
 from tests.simulation.options import LIMITS, Options
 from tests.simulation.process import Process, fold_control
 from tests.simulation.redriving import Redriver
+from tests.simulation.regeneration import check_regeneration
 
 GRID_ID = b"0123456789abcdef"
 TRACE_KEPT = 400
@@ -264,6 +265,7 @@ class World:
             raise Violation(f"I10: {waits}")
         for process in self.processes.values():
             process.check_all()
+        check_regeneration(self)
 
     def _unfinished(self) -> str:
         """What is still to come, in words."""

@@ -36,6 +36,8 @@ from tidegrid.client.holds import HOLD_SECONDS, Hold, holding
 from tidegrid.client.map import Map
 from tidegrid.client.moment import check_number
 from tidegrid.client.parked import ParkedWrite, Redriven, parked, redrive
+from tidegrid.client.regenerate import Progress as RegenerateProgress
+from tidegrid.client.regenerate import regenerate
 from tidegrid.client.routing import spec_message
 from tidegrid.client.snapshot import Snapshot, held_later
 from tidegrid.client.token import Token, token_of
@@ -258,6 +260,26 @@ class Grid:
     async def deployments(self, *, deadline: float | None = None) -> list[DeploymentEntry]:
         """The deployments there have been, oldest first."""
         return await deployments(self._dispatcher, self._until(deadline))
+
+    async def regenerate(
+        self,
+        *maps: str,
+        dry_run: bool = False,
+        workers: int = 0,
+        nice: int = 19,
+        share: float = 1.0,
+        rate: float = 0.0,
+        progress: RegenerateProgress | None = None,
+    ) -> grid_pb2.RegenerationReport:
+        """Makes derived tables (none named: all) anew, beside the live ones, by running today's triggers over the raw
+        writes of before today's code; returns what differs. Only `dry_run=True` so far: nothing takes their place.
+
+        It runs in `workers` processes at the grid (0: one per core) of that `nice`ness, each working that `share` of its
+        time, at no more than `rate` raw writes a second in all (0: as fast as they can). `progress` is called a few times a
+        second. Raises ConfigurationError, WrongKindError, DeployNotAllowedError (who may deploy may regenerate),
+        TriggerModuleError, InUseError (one at a time). When it is cancelled or fails, call it again to go on there.
+        """
+        return await regenerate(self._dispatcher, maps, dry_run, workers, nice, share, rate, progress)
 
     async def parked(self, map: str | None = None, *, deadline: float | None = None) -> list[ParkedWrite]:
         """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all."""

@@ -2716,3 +2716,303 @@ class WhyReply(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["before", b"before", "carry", b"carry", "deleted", b"deleted", "earlier", b"earlier", "epoch", b"epoch", "error", b"error", "found", b"found", "lineages", b"lineages", "merged", b"merged", "position", b"position", "step", b"step", "time_ms", b"time_ms", "value", b"value", "version", b"version"]) -> None: ...
 
 global___WhyReply = WhyReply
+
+@typing.final
+class RegenerateRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    MAPS_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    WORKERS_FIELD_NUMBER: builtins.int
+    NICE_FIELD_NUMBER: builtins.int
+    SHARE_FIELD_NUMBER: builtins.int
+    RATE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    STOP_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    dry_run: builtins.bool
+    workers: builtins.int
+    """processes; 0: one per core"""
+    nice: builtins.int
+    share: builtins.float
+    """of its time that a worker works; 0: all of it"""
+    rate: builtins.float
+    """raw writes per second of all workers together; 0: as fast as it goes"""
+    name: builtins.str
+    """of the one that is asked about, as a reply has it; empty: begin"""
+    stop: builtins.bool
+    """end it; what is done already is not done again next time"""
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def maps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """derived tables; none: all of them"""
+
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        maps: collections.abc.Iterable[builtins.str] | None = ...,
+        dry_run: builtins.bool = ...,
+        workers: builtins.int = ...,
+        nice: builtins.int = ...,
+        share: builtins.float = ...,
+        rate: builtins.float = ...,
+        name: builtins.str = ...,
+        stop: builtins.bool = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deadline_ms", b"deadline_ms", "dry_run", b"dry_run", "maps", b"maps", "name", b"name", "nice", b"nice", "rate", b"rate", "share", b"share", "stop", b"stop", "workers", b"workers"]) -> None: ...
+
+global___RegenerateRequest = RegenerateRequest
+
+@typing.final
+class RegenerationProgress(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: builtins.int
+    BYTES_DONE_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    TASKS_DONE_FIELD_NUMBER: builtins.int
+    TASKS_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    FRESH_WRITES_FIELD_NUMBER: builtins.int
+    RESUMED_FIELD_NUMBER: builtins.int
+    STEP_SECONDS_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    step: builtins.str
+    """raw writes, routed outputs, comparing"""
+    bytes_done: builtins.int
+    """of the logs, in this step"""
+    bytes: builtins.int
+    """0: not known"""
+    tasks_done: builtins.int
+    """partitions, in this step"""
+    tasks: builtins.int
+    writes: builtins.int
+    """on which triggers have run, in all steps"""
+    fresh_writes: builtins.int
+    """without those of an earlier run that was ended"""
+    resumed: builtins.int
+    """partitions of all steps that were done already"""
+    step_seconds: builtins.float
+    seconds: builtins.float
+    def __init__(
+        self,
+        *,
+        step: builtins.str = ...,
+        bytes_done: builtins.int = ...,
+        bytes: builtins.int = ...,
+        tasks_done: builtins.int = ...,
+        tasks: builtins.int = ...,
+        writes: builtins.int = ...,
+        fresh_writes: builtins.int = ...,
+        resumed: builtins.int = ...,
+        step_seconds: builtins.float = ...,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "bytes_done", b"bytes_done", "fresh_writes", b"fresh_writes", "resumed", b"resumed", "seconds", b"seconds", "step", b"step", "step_seconds", b"step_seconds", "tasks", b"tasks", "tasks_done", b"tasks_done", "writes", b"writes"]) -> None: ...
+
+global___RegenerationProgress = RegenerationProgress
+
+@typing.final
+class RefusedWrite(google.protobuf.message.Message):
+    """A write of which nothing comes by the code of today."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAP_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    key: builtins.str
+    """as text"""
+    message: builtins.str
+    failed: builtins.bool
+    """false: its trigger meant to reject it"""
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        key: builtins.str = ...,
+        message: builtins.str = ...,
+        failed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failed", b"failed", "key", b"key", "map", b"map", "message", b"message"]) -> None: ...
+
+global___RefusedWrite = RefusedWrite
+
+@typing.final
+class GenerationExample(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """as text, as the others"""
+    before: builtins.str
+    """empty: there is none"""
+    after: builtins.str
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        before: builtins.str = ...,
+        after: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "before", b"before", "key", b"key"]) -> None: ...
+
+global___GenerationExample = GenerationExample
+
+@typing.final
+class GenerationDifference(google.protobuf.message.Message):
+    """Between what is live and what was regenerated, in rows."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ColumnsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    MAP_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    ADDED_FIELD_NUMBER: builtins.int
+    REMOVED_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    before: builtins.int
+    after: builtins.int
+    added: builtins.int
+    removed: builtins.int
+    changed: builtins.int
+    @property
+    def columns(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """in how many of the changed rows a column differs"""
+
+    @property
+    def examples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GenerationExample]: ...
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        before: builtins.int = ...,
+        after: builtins.int = ...,
+        added: builtins.int = ...,
+        removed: builtins.int = ...,
+        changed: builtins.int = ...,
+        columns: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        examples: collections.abc.Iterable[global___GenerationExample] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["added", b"added", "after", b"after", "before", b"before", "changed", b"changed", "columns", b"columns", "examples", b"examples", "map", b"map", "removed", b"removed"]) -> None: ...
+
+global___GenerationDifference = GenerationDifference
+
+@typing.final
+class RegenerationReport(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HASH_FIELD_NUMBER: builtins.int
+    ACTS_AT_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
+    WRITES_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    PARKED_FIELD_NUMBER: builtins.int
+    REDRIVEN_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    MAPS_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    hash: builtins.bytes
+    """of the deployment"""
+    acts_at: builtins.int
+    """outputs from that epoch on are in the log as they are"""
+    as_of: builtins.int
+    """the epoch as of which generations were compared"""
+    writes: builtins.int
+    outputs: builtins.int
+    rejected: builtins.int
+    failed: builtins.int
+    parked: builtins.int
+    """parked at the time, and not redriven since"""
+    redriven: builtins.int
+    seconds: builtins.float
+    @property
+    def refused(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RefusedWrite]:
+        """some of those rejected and failed"""
+
+    @property
+    def maps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GenerationDifference]: ...
+    def __init__(
+        self,
+        *,
+        hash: builtins.bytes = ...,
+        acts_at: builtins.int = ...,
+        as_of: builtins.int = ...,
+        writes: builtins.int = ...,
+        outputs: builtins.int = ...,
+        rejected: builtins.int = ...,
+        failed: builtins.int = ...,
+        parked: builtins.int = ...,
+        redriven: builtins.int = ...,
+        refused: collections.abc.Iterable[global___RefusedWrite] | None = ...,
+        maps: collections.abc.Iterable[global___GenerationDifference] | None = ...,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "as_of", b"as_of", "failed", b"failed", "hash", b"hash", "maps", b"maps", "outputs", b"outputs", "parked", b"parked", "redriven", b"redriven", "refused", b"refused", "rejected", b"rejected", "seconds", b"seconds", "writes", b"writes"]) -> None: ...
+
+global___RegenerationReport = RegenerationReport
+
+@typing.final
+class RegenerateReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    PROGRESS_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def progress(self) -> global___RegenerationProgress: ...
+    @property
+    def report(self) -> global___RegenerationReport:
+        """when it is done"""
+
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        name: builtins.str = ...,
+        progress: global___RegenerationProgress | None = ...,
+        report: global___RegenerationReport | None = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "progress", b"progress", "report", b"report"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "name", b"name", "progress", b"progress", "report", b"report"]) -> None: ...
+
+global___RegenerateReply = RegenerateReply

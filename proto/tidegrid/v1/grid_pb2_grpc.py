@@ -120,6 +120,11 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsReply.FromString,
                 _registered_method=True)
+        self.Regenerate = channel.unary_unary(
+                '/tidegrid.v1.Grid/Regenerate',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateReply.FromString,
+                _registered_method=True)
         self.Put = channel.unary_unary(
                 '/tidegrid.v1.Grid/Put',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.PutRequest.SerializeToString,
@@ -244,6 +249,13 @@ class GridServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Regenerate(self, request, context):
+        """Begins a regeneration, or asks again how far it is; it ends when nobody asks for long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Put(self, request, context):
         """One write or read a call, with plain JSON keys and values, for grpcurl and for languages without a client.
         Any node takes them and asks the owner.
@@ -351,6 +363,11 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.Deployments,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.DeploymentsReply.SerializeToString,
+            ),
+            'Regenerate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Regenerate,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateReply.SerializeToString,
             ),
             'Put': grpc.unary_unary_rpc_method_handler(
                     servicer.Put,
@@ -828,6 +845,33 @@ class Grid(object):
             '/tidegrid.v1.Grid/Deployments',
             tidegrid_dot_v1_dot_grid__pb2.DeploymentsRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.DeploymentsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Regenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Regenerate',
+            tidegrid_dot_v1_dot_grid__pb2.RegenerateRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.RegenerateReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -107,6 +107,12 @@ class GridStub:
         tidegrid.v1.grid_pb2.DeploymentsReply,
     ]
 
+    Regenerate: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.RegenerateRequest,
+        tidegrid.v1.grid_pb2.RegenerateReply,
+    ]
+    """Begins a regeneration, or asks again how far it is; it ends when nobody asks for long."""
+
     Put: grpc.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.PutRequest,
         tidegrid.v1.grid_pb2.WriteReply,
@@ -213,6 +219,12 @@ class GridAsyncStub:
         tidegrid.v1.grid_pb2.DeploymentsRequest,
         tidegrid.v1.grid_pb2.DeploymentsReply,
     ]
+
+    Regenerate: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.RegenerateRequest,
+        tidegrid.v1.grid_pb2.RegenerateReply,
+    ]
+    """Begins a regeneration, or asks again how far it is; it ends when nobody asks for long."""
 
     Put: grpc.aio.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.PutRequest,
@@ -354,6 +366,14 @@ class GridServicer(metaclass=abc.ABCMeta):
         request: tidegrid.v1.grid_pb2.DeploymentsRequest,
         context: _ServicerContext,
     ) -> typing.Union[tidegrid.v1.grid_pb2.DeploymentsReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.DeploymentsReply]]: ...
+
+    @abc.abstractmethod
+    def Regenerate(
+        self,
+        request: tidegrid.v1.grid_pb2.RegenerateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.RegenerateReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.RegenerateReply]]:
+        """Begins a regeneration, or asks again how far it is; it ends when nobody asks for long."""
 
     @abc.abstractmethod
     def Put(

@@ -14,6 +14,7 @@ from tidegrid.grid.app.commands.load import load
 from tidegrid.grid.app.commands.map import maps
 from tidegrid.grid.app.commands.parked import parked
 from tidegrid.grid.app.commands.put import put
+from tidegrid.grid.app.commands.regenerate import regenerate
 from tidegrid.grid.app.commands.replica import replica
 from tidegrid.grid.app.commands.ring import ring
 from tidegrid.grid.app.commands.scan import scan
@@ -42,6 +43,7 @@ app.command(rich_help_panel=_RUN)(verify)
 app.command(rich_help_panel=_RUN)(version)
 app.command(rich_help_panel=_CODE)(deploy)
 app.command(rich_help_panel=_CODE)(deployments)
+app.command(rich_help_panel=_CODE)(regenerate)
 app.add_typer(maps, name="map", rich_help_panel=_DATA)
 for read_or_write in (load, put, delete, get, scan, history, why):
     app.command(rich_help_panel=_DATA)(read_or_write)

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from tidegrid.grid.engine.compute import References
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.recent import LandedFrame
+from tidegrid.grid.engine.row_text import canonical, changed_columns, shortened
 from tidegrid.grid.log.record import DELETE, PUT, decode_section
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import PartitionId
@@ -27,7 +28,6 @@ from tidegrid.triggers.runtime import FrameContext, Output, Rejection, TriggerRu
 from tidegrid.v1.grid_pb2 import OutputChange, SampleDifference
 
 EXAMPLES_MAX: Final = 3
-_TEXT_MAX: Final = 240
 _KEYS_PER_SLICE: Final = 2_000
 _FRAMES_MAX: Final = 20_000  # of a partition that are looked through
 
@@ -237,24 +237,20 @@ class Rehearsal:
         if old == new:
             return True
         one, other = _plain(old), _plain(new)
-        if old[0] == new[0] and _canonical(one) == _canonical(other):
+        if old[0] == new[0] and canonical(one) == canonical(other):
             return True
         if isinstance(one, dict) and isinstance(other, dict):
-            columns = [
-                name
-                for name in dict.fromkeys([*one, *other])
-                if name not in one or name not in other or _canonical(one[name]) != _canonical(other[name])
-            ]
+            columns = changed_columns(one, other)
             for name in columns:
                 counts.columns[str(name)] += 1
             one, other = ({name: side[name] for name in columns if name in side} for side in (one, other))
-        self._example(counts.map, key, _short(repr(one)), _short(repr(other)))
+        self._example(counts.map, key, shortened(repr(one)), shortened(repr(other)))
         return False
 
     def _example(self, map_name: str, key: bytes, before: str, after: str) -> None:
         examples = self.difference.examples
         if len(examples) < EXAMPLES_MAX:
-            examples.add(map=map_name, key=_short(repr(decode_key(key))), before=before, after=after)
+            examples.add(map=map_name, key=shortened(repr(decode_key(key))), before=before, after=after)
 
 
 _Written = tuple[int, bytes | None]
@@ -274,20 +270,7 @@ def _plain(written: _Written) -> Any:
 
 
 def _text(written: _Written) -> str:
-    return "deleted" if written[0] == DELETE else _short(repr(_plain(written)))
-
-
-def _canonical(value: Any) -> Any:
-    """Equal for equal values alone: 1, 1.0 and True differ, NaN equals itself, the order of a dict says nothing."""
-    if isinstance(value, dict):
-        return tuple(sorted((repr(name), _canonical(inner)) for name, inner in value.items()))
-    if isinstance(value, list | tuple):
-        return ("list", *map(_canonical, value))
-    return repr(value)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _TEXT_MAX else text[: _TEXT_MAX - 3] + "..."
+    return "deleted" if written[0] == DELETE else shortened(repr(_plain(written)))
 
 
 def rehearse(

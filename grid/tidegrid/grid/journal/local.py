@@ -106,6 +106,11 @@ class LocalLog:
             raise
         return cls(where, chosen, lock, recovered)
 
+    @property
+    def directory(self) -> str:
+        """Where its files are."""
+        return self._files.path("")
+
     # Appends -----------------------------------------------------------------------------------------------------
 
     async def append(self, entries: Sequence[Entry]) -> tuple[Position, ...]:

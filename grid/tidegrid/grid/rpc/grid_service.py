@@ -19,6 +19,7 @@ from tidegrid.grid.rpc.deploying import Deploying
 from tidegrid.grid.rpc.exchange import DEFAULT_TIMEOUT, ExchangeCall, Respond
 from tidegrid.grid.rpc.feeds import Feeds
 from tidegrid.grid.rpc.json_gateway import JsonGateway
+from tidegrid.grid.rpc.regenerating import Regenerating
 from tidegrid.grid.rpc.rehearsing import Rehearsing
 from tidegrid.grid.rpc.status import node_status
 from tidegrid.grid.rpc.wire import (
@@ -76,6 +77,7 @@ class GridService:
             "PlanDeploy": self.deploying.plan_deploy,
             "Deploy": self.deploying.deploy,
             "Deployments": self.deploying.deployments,
+            "Regenerate": Regenerating(grid, driver).regenerate,
         }
 
     def carry(self) -> grid_pb2.Carry:

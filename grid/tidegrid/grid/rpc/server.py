@@ -39,6 +39,7 @@ _UNARY = {
     "PlanDeploy": grid_pb2.PlanDeployRequest,
     "Deploy": grid_pb2.DeployRequest,
     "Deployments": grid_pb2.DeploymentsRequest,
+    "Regenerate": grid_pb2.RegenerateRequest,
 }
 
 

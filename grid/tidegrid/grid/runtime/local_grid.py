@@ -39,6 +39,7 @@ from tidegrid.grid.runtime.opening import (
     start_together,
 )
 from tidegrid.grid.runtime.peers import Peers
+from tidegrid.grid.runtime.regenerations import Regenerations
 from tidegrid.triggers.deployment import Module
 from tidegrid.v1.control_pb2 import ControlRecord, GridCreated, MapDeclared
 
@@ -103,6 +104,7 @@ class LocalGrid:
         self.drivers: list[Driver] = []
         self.failure: GridError | None = None
         self.failed = asyncio.Event()
+        self.regenerations = Regenerations(log)
         self.own_code: set[bytes] = set()  # hashes of what the operator of this process deploys, whatever clients may
         self._checkpointing: Checkpointing | None = None
         self._checkpoint_task: asyncio.Task[None] | None = None
@@ -265,6 +267,7 @@ class LocalGrid:
             self._checkpoint_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._checkpoint_task
+        await self.regenerations.close()
         if drain and self.failure is None:
             await asyncio.gather(*(driver.drain(self.options.drain_seconds) for driver in self.drivers))
             if self._checkpointing is not None and self.log.bytes_written:

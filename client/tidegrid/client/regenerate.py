@@ -1,0 +1,48 @@
+"""Regenerating derived maps: today's triggers over all that was ever written, beside what is live.
+
+    report = await grid.regenerate("flights", dry_run=True, progress=lambda so_far: print(so_far.writes))
+
+The grid does it in processes of its own, as long as this waits for it: when this is cancelled, it ends, and begun again it
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tidegrid.client.dispatcher import Dispatcher
+from tidegrid.grid.model.errors import GridError
+from tidegrid.v1 import grid_pb2
+
+ASK_SECONDS: Final = 30.0  # until a question has to be answered; the work itself takes as long as it takes
+Progress = Callable[[grid_pb2.RegenerationProgress], None]
+
+
+async def regenerate(
+    dispatcher: Dispatcher,
+    maps: Sequence[str],
+    dry_run: bool,
+    workers: int,
+    nice: int,
+    share: float,
+    rate: float,
+    progress: Progress | None,
+) -> grid_pb2.RegenerationReport:
+    loop = asyncio.get_running_loop()
+    request = grid_pb2.RegenerateRequest(maps=maps, dry_run=dry_run, workers=workers, nice=nice, share=share, rate=rate)
+    try:
+        while True:
+            reply: grid_pb2.RegenerateReply = await dispatcher.ask("Regenerate", request, loop.time() + ASK_SECONDS)
+            request.name = reply.name
+            if progress is not None:
+                progress(reply.progress)
+            if reply.HasField("report"):
+                return reply.report
+    except asyncio.CancelledError:
+        stop = grid_pb2.RegenerateRequest(name=request.name, stop=True)
+        with contextlib.suppress(GridError):
+            await dispatcher.ask("Regenerate", stop, loop.time() + 2.0)
+        raise

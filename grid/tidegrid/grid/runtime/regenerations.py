@@ -1,0 +1,96 @@
+"""The regeneration that a grid is at, if any: one at a time, for as long as somebody asks how far it is.
+
+none --begin--> under way --> done (its report, or its error, is kept until another begins)
+                          --nobody asks, or `stop`--> none; its pieces stay, and it goes on there when asked for again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Final
+
+from tidegrid.grid.journal.local import LocalLog
+from tidegrid.grid.journal.seam import Log
+from tidegrid.grid.model.errors import CallerError, InUseError, StoppingError
+from tidegrid.grid.runtime.regeneration import Regeneration, RegenerationReport, forget_others
+from tidegrid.grid.runtime.replay_crew import CrewOptions
+from tidegrid.grid.runtime.replay_plan import ReplayPlan
+
+PATIENCE_SECONDS: Final = 20.0  # after that nobody wants it any more
+
+
+class Regenerations:
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._current: Regeneration | None = None
+        self._task: asyncio.Task[RegenerationReport] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def current(self) -> Regeneration | None:
+        """Under way, or done."""
+        return self._current
+
+    def begin(self, plan: ReplayPlan, options: CrewOptions) -> Regeneration:
+        """The same one, if it is under way. Raises InUseError, ConfigurationError, StoppingError."""
+        if self._closed:
+            raise StoppingError.of()
+        current, task = self._current, self._task
+        if current is not None and task is not None and not task.done():
+            if current.plan.name == plan.name:
+                return current
+            names = ", ".join(current.plan.maps)
+            raise InUseError(
+                f"{names}: a regeneration of that is under way, and there is one at a time; wait until it is done, or stop it",
+                what="regeneration",
+            )
+        made = self._current = Regeneration(self._log, plan, options)
+        self._task = asyncio.create_task(self._run(made))
+        self.asked()
+        return made
+
+    async def _run(self, made: Regeneration) -> RegenerationReport:
+        if isinstance(self._log, LocalLog):
+            await asyncio.to_thread(forget_others, Path(self._log.directory), made.plan.name)
+        return await made.run()
+
+    async def report(self, seconds: float) -> RegenerationReport | None:
+        """Of the current one; None: it is not done after so long. Raises what has ended it."""
+        task = self._task
+        assert task is not None
+        self.asked()
+        await asyncio.wait((task,), timeout=seconds)
+        if not task.done():
+            return None
+        if task.cancelled():
+            raise CallerError("the regeneration was stopped, by somebody else perhaps; begin it again to go on")
+        return task.result()
+
+    def asked(self) -> None:
+        """Somebody still wants it."""
+        if self._watch is not None:
+            self._watch.cancel()
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(PATIENCE_SECONDS, self._abandon)
+
+    def _abandon(self) -> None:
+        self._watch = None
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._task
+
+    async def close(self) -> None:
+        self._closed = True
+        await self.stop()
