@@ -37,7 +37,7 @@ from tidegrid.client.map import Map
 from tidegrid.client.moment import check_number
 from tidegrid.client.parked import ParkedWrite, Redriven, parked, redrive
 from tidegrid.client.regenerate import Progress as RegenerateProgress
-from tidegrid.client.regenerate import regenerate
+from tidegrid.client.regenerate import generations, regenerate
 from tidegrid.client.routing import spec_message
 from tidegrid.client.snapshot import Snapshot, held_later
 from tidegrid.client.token import Token, token_of
@@ -269,17 +269,31 @@ class Grid:
         nice: int = 19,
         share: float = 1.0,
         rate: float = 0.0,
+        by: str = "",
         progress: RegenerateProgress | None = None,
     ) -> grid_pb2.RegenerationReport:
         """Makes derived tables (none named: all) anew, beside the live ones, by running today's triggers over the raw
-        writes of before today's code; returns what differs. Only `dry_run=True` so far: nothing takes their place.
+        writes of before today's code; returns what differs. Unless it is a `dry_run`, readers, followers and replicas see the
+        new generation from one epoch on (`report.seen_from`), and the old one is kept to go back to.
 
         It runs in `workers` processes at the grid (0: one per core) of that `nice`ness, each working that `share` of its
         time, at no more than `rate` raw writes a second in all (0: as fast as they can). `progress` is called a few times a
         second. Raises ConfigurationError, WrongKindError, DeployNotAllowedError (who may deploy may regenerate),
         TriggerModuleError, InUseError (one at a time). When it is cancelled or fails, call it again to go on there.
         """
-        return await regenerate(self._dispatcher, maps, dry_run, workers, nice, share, rate, progress)
+        return await regenerate(self._dispatcher, maps, dry_run, workers, nice, share, rate, by, progress)
+
+    async def generations(self, *, deadline: float | None = None) -> list[grid_pb2.GenerationEntry]:
+        """The generations of derived tables that are kept, and which of them readers see."""
+        return await generations(self._dispatcher, {}, {}, "", self._until(deadline))
+
+    async def show_generation(self, *, by: str = "", deadline: float | None = None, **numbers: int) -> None:
+        """Readers, followers and replicas see these generations from one epoch on: map=number. Returns when they do."""
+        await generations(self._dispatcher, numbers, {}, by, self._until(deadline))
+
+    async def drop_generation(self, *, by: str = "", deadline: float | None = None, **numbers: int) -> None:
+        """Lets go of generations that nobody sees: map=number. There is no way back to them then."""
+        await generations(self._dispatcher, {}, numbers, by, self._until(deadline))
 
     async def parked(self, map: str | None = None, *, deadline: float | None = None) -> list[ParkedWrite]:
         """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all."""

@@ -2731,6 +2731,7 @@ class RegenerateRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
     DEADLINE_MS_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
     workers: builtins.int
     """processes; 0: one per core"""
@@ -2744,6 +2745,8 @@ class RegenerateRequest(google.protobuf.message.Message):
     stop: builtins.bool
     """end it; what is done already is not done again next time"""
     deadline_ms: builtins.int
+    by: builtins.str
+    """for people: who asks, from where"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -2763,9 +2766,10 @@ class RegenerateRequest(google.protobuf.message.Message):
         name: builtins.str = ...,
         stop: builtins.bool = ...,
         deadline_ms: builtins.int = ...,
+        by: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deadline_ms", b"deadline_ms", "dry_run", b"dry_run", "maps", b"maps", "name", b"name", "nice", b"nice", "rate", b"rate", "share", b"share", "stop", b"stop", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "carry", b"carry", "deadline_ms", b"deadline_ms", "dry_run", b"dry_run", "maps", b"maps", "name", b"name", "nice", b"nice", "rate", b"rate", "share", b"share", "stop", b"stop", "workers", b"workers"]) -> None: ...
 
 global___RegenerateRequest = RegenerateRequest
 
@@ -2931,6 +2935,22 @@ global___GenerationDifference = GenerationDifference
 class RegenerationReport(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class GenerationsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     HASH_FIELD_NUMBER: builtins.int
     ACTS_AT_FIELD_NUMBER: builtins.int
     AS_OF_FIELD_NUMBER: builtins.int
@@ -2943,6 +2963,8 @@ class RegenerationReport(google.protobuf.message.Message):
     REFUSED_FIELD_NUMBER: builtins.int
     MAPS_FIELD_NUMBER: builtins.int
     SECONDS_FIELD_NUMBER: builtins.int
+    GENERATIONS_FIELD_NUMBER: builtins.int
+    SEEN_FROM_FIELD_NUMBER: builtins.int
     hash: builtins.bytes
     """of the deployment"""
     acts_at: builtins.int
@@ -2957,12 +2979,18 @@ class RegenerationReport(google.protobuf.message.Message):
     """parked at the time, and not redriven since"""
     redriven: builtins.int
     seconds: builtins.float
+    seen_from: builtins.int
+    """the epoch from which on they do"""
     @property
     def refused(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RefusedWrite]:
         """some of those rejected and failed"""
 
     @property
     def maps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GenerationDifference]: ...
+    @property
+    def generations(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """which one of each map readers see now; none: it was a dry run"""
+
     def __init__(
         self,
         *,
@@ -2978,10 +3006,120 @@ class RegenerationReport(google.protobuf.message.Message):
         refused: collections.abc.Iterable[global___RefusedWrite] | None = ...,
         maps: collections.abc.Iterable[global___GenerationDifference] | None = ...,
         seconds: builtins.float = ...,
+        generations: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        seen_from: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "as_of", b"as_of", "failed", b"failed", "hash", b"hash", "maps", b"maps", "outputs", b"outputs", "parked", b"parked", "redriven", b"redriven", "refused", b"refused", "rejected", b"rejected", "seconds", b"seconds", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "as_of", b"as_of", "failed", b"failed", "generations", b"generations", "hash", b"hash", "maps", b"maps", "outputs", b"outputs", "parked", b"parked", "redriven", b"redriven", "refused", b"refused", "rejected", b"rejected", "seconds", b"seconds", "seen_from", b"seen_from", "writes", b"writes"]) -> None: ...
 
 global___RegenerationReport = RegenerationReport
+
+@typing.final
+class GenerationsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    SHOW_FIELD_NUMBER: builtins.int
+    DROP_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    DEADLINE_MS_FIELD_NUMBER: builtins.int
+    by: builtins.str
+    deadline_ms: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def show(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.control_pb2.MapGeneration]:
+        """what readers are to see; nothing of it: list"""
+
+    @property
+    def drop(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[tidegrid.v1.control_pb2.MapGeneration]: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        show: collections.abc.Iterable[tidegrid.v1.control_pb2.MapGeneration] | None = ...,
+        drop: collections.abc.Iterable[tidegrid.v1.control_pb2.MapGeneration] | None = ...,
+        by: builtins.str = ...,
+        deadline_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "carry", b"carry", "deadline_ms", b"deadline_ms", "drop", b"drop", "show", b"show"]) -> None: ...
+
+global___GenerationsRequest = GenerationsRequest
+
+@typing.final
+class GenerationEntry(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAP_FIELD_NUMBER: builtins.int
+    NUMBER_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    SEEN_FIELD_NUMBER: builtins.int
+    SEEN_FROM_FIELD_NUMBER: builtins.int
+    COMPLETE_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    TIME_MS_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    map: builtins.str
+    number: builtins.int
+    since: builtins.int
+    """from that epoch on it is what is in the log, below it is made of raw writes; 0: it is the first"""
+    seen: builtins.bool
+    """by readers, now"""
+    seen_from: builtins.int
+    """since when, or from when on; 0: not yet"""
+    complete: builtins.bool
+    """at every owner"""
+    rows: builtins.int
+    """keys with a value, now"""
+    time_ms: builtins.int
+    by: builtins.str
+    problem: builtins.str
+    """why it is not complete, if it is known"""
+    def __init__(
+        self,
+        *,
+        map: builtins.str = ...,
+        number: builtins.int = ...,
+        since: builtins.int = ...,
+        seen: builtins.bool = ...,
+        seen_from: builtins.int = ...,
+        complete: builtins.bool = ...,
+        rows: builtins.int = ...,
+        time_ms: builtins.int = ...,
+        by: builtins.str = ...,
+        problem: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "complete", b"complete", "map", b"map", "number", b"number", "problem", b"problem", "rows", b"rows", "seen", b"seen", "seen_from", b"seen_from", "since", b"since", "time_ms", b"time_ms"]) -> None: ...
+
+global___GenerationEntry = GenerationEntry
+
+@typing.final
+class GenerationsReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CARRY_FIELD_NUMBER: builtins.int
+    GENERATIONS_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    @property
+    def carry(self) -> global___Carry: ...
+    @property
+    def generations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GenerationEntry]:
+        """of derived tables, by map and number"""
+
+    @property
+    def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        carry: global___Carry | None = ...,
+        generations: collections.abc.Iterable[global___GenerationEntry] | None = ...,
+        error: tidegrid.v1.errors_pb2.Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "generations", b"generations"]) -> None: ...
+
+global___GenerationsReply = GenerationsReply
 
 @typing.final
 class RegenerateReply(google.protobuf.message.Message):

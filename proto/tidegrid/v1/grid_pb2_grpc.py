@@ -125,6 +125,11 @@ class GridStub(object):
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateRequest.SerializeToString,
                 response_deserializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateReply.FromString,
                 _registered_method=True)
+        self.Generations = channel.unary_unary(
+                '/tidegrid.v1.Grid/Generations',
+                request_serializer=tidegrid_dot_v1_dot_grid__pb2.GenerationsRequest.SerializeToString,
+                response_deserializer=tidegrid_dot_v1_dot_grid__pb2.GenerationsReply.FromString,
+                _registered_method=True)
         self.Put = channel.unary_unary(
                 '/tidegrid.v1.Grid/Put',
                 request_serializer=tidegrid_dot_v1_dot_grid__pb2.PutRequest.SerializeToString,
@@ -256,6 +261,13 @@ class GridServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generations(self, request, context):
+        """The generations of derived tables there are: which one readers see, which are kept. To go back, or let go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Put(self, request, context):
         """One write or read a call, with plain JSON keys and values, for grpcurl and for languages without a client.
         Any node takes them and asks the owner.
@@ -368,6 +380,11 @@ def add_GridServicer_to_server(servicer, server):
                     servicer.Regenerate,
                     request_deserializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateRequest.FromString,
                     response_serializer=tidegrid_dot_v1_dot_grid__pb2.RegenerateReply.SerializeToString,
+            ),
+            'Generations': grpc.unary_unary_rpc_method_handler(
+                    servicer.Generations,
+                    request_deserializer=tidegrid_dot_v1_dot_grid__pb2.GenerationsRequest.FromString,
+                    response_serializer=tidegrid_dot_v1_dot_grid__pb2.GenerationsReply.SerializeToString,
             ),
             'Put': grpc.unary_unary_rpc_method_handler(
                     servicer.Put,
@@ -872,6 +889,33 @@ class Grid(object):
             '/tidegrid.v1.Grid/Regenerate',
             tidegrid_dot_v1_dot_grid__pb2.RegenerateRequest.SerializeToString,
             tidegrid_dot_v1_dot_grid__pb2.RegenerateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegrid.v1.Grid/Generations',
+            tidegrid_dot_v1_dot_grid__pb2.GenerationsRequest.SerializeToString,
+            tidegrid_dot_v1_dot_grid__pb2.GenerationsReply.FromString,
             options,
             channel_credentials,
             insecure,

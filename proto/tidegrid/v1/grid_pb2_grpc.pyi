@@ -113,6 +113,12 @@ class GridStub:
     ]
     """Begins a regeneration, or asks again how far it is; it ends when nobody asks for long."""
 
+    Generations: grpc.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.GenerationsRequest,
+        tidegrid.v1.grid_pb2.GenerationsReply,
+    ]
+    """The generations of derived tables there are: which one readers see, which are kept. To go back, or let go."""
+
     Put: grpc.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.PutRequest,
         tidegrid.v1.grid_pb2.WriteReply,
@@ -225,6 +231,12 @@ class GridAsyncStub:
         tidegrid.v1.grid_pb2.RegenerateReply,
     ]
     """Begins a regeneration, or asks again how far it is; it ends when nobody asks for long."""
+
+    Generations: grpc.aio.UnaryUnaryMultiCallable[
+        tidegrid.v1.grid_pb2.GenerationsRequest,
+        tidegrid.v1.grid_pb2.GenerationsReply,
+    ]
+    """The generations of derived tables there are: which one readers see, which are kept. To go back, or let go."""
 
     Put: grpc.aio.UnaryUnaryMultiCallable[
         tidegrid.v1.grid_pb2.PutRequest,
@@ -374,6 +386,14 @@ class GridServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[tidegrid.v1.grid_pb2.RegenerateReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.RegenerateReply]]:
         """Begins a regeneration, or asks again how far it is; it ends when nobody asks for long."""
+
+    @abc.abstractmethod
+    def Generations(
+        self,
+        request: tidegrid.v1.grid_pb2.GenerationsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[tidegrid.v1.grid_pb2.GenerationsReply, collections.abc.Awaitable[tidegrid.v1.grid_pb2.GenerationsReply]]:
+        """The generations of derived tables there are: which one readers see, which are kept. To go back, or let go."""
 
     @abc.abstractmethod
     def Put(

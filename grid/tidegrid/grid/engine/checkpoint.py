@@ -8,7 +8,7 @@ Chunks are msgpack arrays that begin with their kind:
     ["routes", sources taken, consignments]                                        see Routes.rows
     ["parked", routed failures without room, [[...] ...]]                          see Parking
     ["operands", map, [[key, epoch, position, time_ms, number, op, payload] ...]]  not settled, see merged.py
-    ["reclaimed", horizon]    the last: what readers below it would see may have been let go of before it was written
+    ["reclaimed", horizon]                                                         the last
 
 A generation of a map after the first has its number behind the map's name: see tables.py. Writes go on between slices:
 a slice holds the versions up to the checkpoint's position, the log holds the rest.
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import msgspec
 from tidegrid.grid.engine.partition import Partition
-from tidegrid.grid.engine.table_chunks import TableLoader, table_chunks
+from tidegrid.grid.engine.table_chunks import TableLoader, reclaimed_chunk, table_chunks
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.log.record import DATA, EVENT, FILL, OPEN, ROUTED, RequestRun, decode_record, decode_section
 from tidegrid.grid.model.errors import FormatError
@@ -80,7 +80,7 @@ def _chunks(partition: Partition) -> Iterator[bytes]:
     for name, table in list(partition.tables.every()):
         for rows in table.slices(position, ROWS_PER_SLICE):
             yield from table_chunks(name, rows)
-    yield _encode(["reclaimed", max((table.horizon for _, table in partition.tables.every()), default=0)])
+    yield reclaimed_chunk(max((table.horizon for _, table in partition.tables.every()), default=Epoch(0)))
 
 
 class Recovery:

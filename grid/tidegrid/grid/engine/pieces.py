@@ -3,7 +3,8 @@
     label ["rows", map]       msgpack [[effective, position, time_ms, nth, ops, keys, values], ...]      SettledRows
     label ["sent", target]    msgpack [[source, position, entry, effective, time_ms, ref_epoch, depth, logged,
                                         [[map, schema, ops, keys, values], ...]], ...]                   SentRows
-    summary                   Tally.plain()
+    label ["base", map]       chunks of a table (table_chunks.py)                               the base of a generation
+    summary                   Tally.plain(); of a base, nothing
 
 Chunks of a label, and the rows in them, are in order: rows by (effective, position, time_ms, nth), what is sent by
 epoch. The rows of a map in a partition are those of all its passes, merged (`generation.in_order`).
@@ -30,6 +31,10 @@ _decode = msgspec.msgpack.Decoder(type=list[list[Any]]).decode
 
 def rows_label(map_name: str) -> Label:
     return ("rows", map_name)
+
+
+def base_label(map_name: str) -> Label:
+    return ("base", map_name)
 
 
 def sent_label(target: PartitionId) -> Label:

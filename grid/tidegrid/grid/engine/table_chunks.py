@@ -2,6 +2,7 @@
 
     ["rows", name, keys, [[value or nil, version, epoch, position, time_ms] ...] per key]
     ["one",  name, keys, values (nil: tombstone), versions, stamps as [epoch, position, time_ms] runs, run lengths]
+    ["reclaimed", horizon]    after them: what readers below it would see may have been let go of
 
 `one` holds the keys with a single version, nearly all of them, as columns.
 """
@@ -38,6 +39,10 @@ def table_chunks(name: str, rows: list[tuple[bytes, list[Version]]]) -> Iterator
     if several:
         chains = [[[value, version, *stamp] for value, version, stamp in chain] for _, chain in several]
         yield _encode(["rows", name, [key for key, _ in several], chains])
+
+
+def reclaimed_chunk(horizon: Epoch) -> bytes:
+    return _encode(["reclaimed", horizon])
 
 
 class TableLoader:

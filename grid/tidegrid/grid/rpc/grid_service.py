@@ -73,11 +73,13 @@ class GridService:
         self._rehearsing = Rehearsing(driver, grid, self.feeds)
         self.rehearse = self._rehearsing.rehearse
         self.deploying = Deploying(grid, driver, self._rehearsing)
+        regenerating = Regenerating(grid, driver)
         self.unary |= {
             "PlanDeploy": self.deploying.plan_deploy,
             "Deploy": self.deploying.deploy,
             "Deployments": self.deploying.deployments,
-            "Regenerate": Regenerating(grid, driver).regenerate,
+            "Regenerate": regenerating.regenerate,
+            "Generations": regenerating.generations,
         }
 
     def carry(self) -> grid_pb2.Carry:

@@ -5,22 +5,27 @@ Whoever may deploy may regenerate: it is the same code that runs, over all that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from tidegrid.grid.engine.generation import Difference
 from tidegrid.grid.model.error_message import error_message
-from tidegrid.grid.model.errors import ConfigurationError, DeployNotAllowedError, GridError, StalePlanError
+from tidegrid.grid.model.errors import DeployNotAllowedError, GridError, StalePlanError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.rpc.wire import carry_message
+from tidegrid.grid.runtime import switching
 from tidegrid.grid.runtime.deployments import DeployPolicy
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import LocalGrid
+from tidegrid.grid.runtime.opening import fold_control
 from tidegrid.grid.runtime.regeneration import Regeneration, RegenerationReport
 from tidegrid.grid.runtime.replay_crew import CrewOptions
 from tidegrid.grid.runtime.replay_plan import plan_of
+from tidegrid.grid.store.table import Table
 from tidegrid.v1 import grid_pb2
 
 _ANSWER_SECONDS: Final = 0.25  # a question waits so long for the end
+_SEEN_SECONDS: Final = 20.0  # and then for the epoch from which on readers see it
 
 
 class Regenerating:
@@ -37,29 +42,91 @@ class Regenerating:
         reply.carry.CopyFrom(carry_message(self._driver.node))
         return reply
 
-    async def _regenerate(self, request: grid_pb2.RegenerateRequest, reply: grid_pb2.RegenerateReply) -> None:
+    async def generations(self, request: grid_pb2.GenerationsRequest) -> grid_pb2.GenerationsReply:
+        reply = grid_pb2.GenerationsReply()
+        try:
+            await self._generations(request)
+            reply.generations.extend(self._listed())
+        except GridError as error:
+            reply.error.CopyFrom(error_message(error))
+        reply.carry.CopyFrom(carry_message(self._driver.node))
+        return reply
+
+    async def _generations(self, request: grid_pb2.GenerationsRequest) -> None:
+        grid = self._grid
+        if request.show or request.drop:
+            self._check_allowed()
+        if request.show:
+            numbers = {one.map: one.number for one in request.show}
+            switching.check_kept(await fold_control(grid.log), numbers)
+            await switching.complete(grid.drivers, numbers)
+            acts_at = await switching.switch(grid.log, numbers, request.by, grid.clock.instant().time_ms)
+            await self._seen(acts_at)
+        if request.drop:
+            await switching.drop(grid.log, {one.map: one.number for one in request.drop})
+
+    async def _seen(self, acts_at: Epoch) -> None:
+        """Returns when it is closed, so that whoever reads from now on sees it."""
+        if acts_at and self._grid.options.tick is not None:
+            for epoch in (Epoch(acts_at - 1), acts_at):  # the second may lie at the limit before the first is closed
+                await self._grid.wait_closed(self._driver, epoch, _SEEN_SECONDS)
+
+    def _listed(self) -> Iterator[grid_pb2.GenerationEntry]:
+        control = self._driver.node.control
+        known = control.generations
+        for name, spec in sorted(control.declared.items()):
+            if not (spec.derived and spec.stateful):
+                continue
+            for number in known.kept(name):
+                declared = known.generation(name, number)
+                switches = [one.acts_at for one in known.switches(name) if one.number == number]
+                tables = self._tables(name, number)
+                problems = [
+                    error.message
+                    for driver in self._grid.drivers
+                    for (_, _, of, which), error in driver.node.tenure.builds.problems.items()
+                    if (of, which) == (name, number)
+                ]
+                yield grid_pb2.GenerationEntry(
+                    map=name, number=number, since=declared.since if declared is not None else 0,
+                    seen=known.at(name, control.closed) == number, seen_from=max(switches, default=0),
+                    complete=all(table is not None for table in tables),
+                    rows=sum(table.live_count for table in tables if table is not None),
+                    time_ms=declared.time_ms if declared is not None else 0,
+                    by=declared.by if declared is not None else "", problem=problems[0] if problems else "",
+                )  # fmt: skip
+
+    def _tables(self, name: str, number: int) -> list[Table | None]:
+        return [
+            partition.tables.generation(name, number)
+            for driver in self._grid.drivers
+            for partition in driver.node.partitions.values()
+            if partition.serving
+        ]
+
+    def _check_allowed(self) -> None:
         if self._grid.options.deploy.policy is DeployPolicy.OFF:
             raise DeployNotAllowedError(
                 "this grid runs no code for clients, regenerations included; start it with --allow-deploy"
             )
+
+    async def _regenerate(self, request: grid_pb2.RegenerateRequest, reply: grid_pb2.RegenerateReply) -> None:
+        self._check_allowed()
         found = self._grid.regenerations
         if request.stop:
             if found.current is not None and found.current.plan.name == request.name:
                 await found.stop()
             reply.name = request.name
             return
-        if not request.dry_run:
-            raise ConfigurationError(
-                "a regenerated map cannot take the place of the live one yet; with --dry-run (dry_run=True) it is made "
-                "beside it, and the difference is shown"
-            )
         current = found.current
-        if current is None or not request.name or current.plan.name != request.name:
+        same = current is not None and (current.plan.name, current.dry_run) == (request.name, request.dry_run)
+        if current is None or not same:
             current = self._begin(request)
         reply.name = current.plan.name
         report = await found.report(_ANSWER_SECONDS)
         reply.progress.CopyFrom(_progress(current))
         if report is not None:
+            await self._seen(report.seen_from)
             reply.report.CopyFrom(self._report(current, report))
 
     def _begin(self, request: grid_pb2.RegenerateRequest) -> Regeneration:
@@ -72,7 +139,8 @@ class Regenerating:
                 now=plan.name,
             )
         options = CrewOptions(request.workers, request.nice, request.share or 1.0, request.rate)
-        return self._grid.regenerations.begin(plan, options.validate())
+        by = None if request.dry_run else request.by or "somebody"
+        return self._grid.regenerations.begin(plan, options.validate(), by)
 
     def _report(self, made: Regeneration, report: RegenerationReport) -> grid_pb2.RegenerationReport:
         plan, tally = made.plan, report.tally
@@ -93,6 +161,8 @@ class Regenerating:
             ],
             maps=[_difference(name, found) for name, found in report.maps.items()],
             seconds=made.progress().seconds,
+            generations=report.generations,
+            seen_from=report.seen_from,
         )
 
 

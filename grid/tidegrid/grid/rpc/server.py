@@ -40,6 +40,7 @@ _UNARY = {
     "Deploy": grid_pb2.DeployRequest,
     "Deployments": grid_pb2.DeploymentsRequest,
     "Regenerate": grid_pb2.RegenerateRequest,
+    "Generations": grid_pb2.GenerationsRequest,
 }
 
 

@@ -20,9 +20,11 @@ from tidegrid.grid.engine.effects import (
     CheckTails,
     ClosedTo,
     Effect,
+    LoadBase,
     LoadCheckpoint,
     ReadControl,
     ReadLog,
+    ReadOutputs,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry, Request
@@ -32,6 +34,7 @@ from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import GridError, LogFailedError
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, NodeId, PartitionId, Position, partition_log
 from tidegrid.grid.ring.messages import Envelope
+from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.peers import Peers
 from tidegrid.v1.ring_pb2 import RehearseReply, RehearseRequest
@@ -49,6 +52,7 @@ class Driver:
     ) -> None:
         self.node = node
         self.log = log
+        self.bases = Bases(log)  # a grid gives its own, which all nodes share
         self._peers = peers
         self._clock = clock
         self._on_failure = on_failure
@@ -203,6 +207,10 @@ class Driver:
                 self._spawn(self._check_tails(effect))
             case LoadCheckpoint():
                 self._spawn(self._load_checkpoint(effect))
+            case LoadBase():
+                self._spawn(self._load_base(effect))
+            case ReadOutputs():
+                self._spawn(self._read_outputs(effect))
 
     def _followers_first(self) -> None:
         """Who waits for a close takes it before more is computed: their tasks are in line before `_told`."""
@@ -297,6 +305,30 @@ class Driver:
         except GridError as error:
             self._fail(error)
         self._soon()
+
+    async def _load_base(self, effect: LoadBase) -> None:
+        try:
+            chunks = self.bases.chunks(effect.base, effect.partition, effect.map)
+            for _ in self.node.base_loaded(self._clock.instant(), effect, chunks):
+                await asyncio.sleep(0)
+        except GridError as error:
+            self._not_built(effect, error)
+        self._soon()
+
+    async def _read_outputs(self, effect: ReadOutputs) -> None:
+        try:
+            name, after = partition_log(effect.partition), effect.after
+            if after is None:
+                after = await self.log.position_before(name, effect.above)
+            records = await self.log.read(name, after, LOG_READ_BYTES)
+            self.node.outputs_read(self._clock.instant(), effect, after, records)
+        except GridError as error:
+            self._not_built(effect, error)
+        self._soon()
+
+    def _not_built(self, effect: LoadBase | ReadOutputs, error: GridError) -> None:
+        _log.warning("generation %d of map %r in partition %d: %s", effect.number, effect.map, effect.partition, error)
+        self.node.build_failed(self._clock.instant(), effect, error)
 
     async def _load_checkpoint(self, effect: LoadCheckpoint) -> None:
         try:

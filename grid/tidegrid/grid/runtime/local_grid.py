@@ -25,6 +25,7 @@ from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.ring.local import RingOptions
 from tidegrid.grid.ring.view import Member
+from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.checkpointing import Checkpointing
 from tidegrid.grid.runtime.clock import Clock, SystemClock
 from tidegrid.grid.runtime.deployments import DeployRules, append_deploy, check_deployed, load_beside, this_user
@@ -104,7 +105,8 @@ class LocalGrid:
         self.drivers: list[Driver] = []
         self.failure: GridError | None = None
         self.failed = asyncio.Event()
-        self.regenerations = Regenerations(log)
+        self.bases = Bases(log)
+        self.regenerations = Regenerations(log, self.bases, self.drivers, clock)
         self.own_code: set[bytes] = set()  # hashes of what the operator of this process deploys, whatever clients may
         self._checkpointing: Checkpointing | None = None
         self._checkpoint_task: asyncio.Task[None] | None = None
@@ -156,6 +158,7 @@ class LocalGrid:
         node = await new_node(self.log, member, self.options.node_options())
         driver = self._driver_of(node, self.log, peers, self.clock, self._node_failed)
         self.drivers.append(driver)
+        driver.bases = self.bases
         driver.start()
         return driver
 

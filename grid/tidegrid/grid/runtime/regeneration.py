@@ -1,7 +1,8 @@
 """A regeneration from its plan to the difference: which tasks there are, in which order, and how far they are.
 
     pass 0 over every partition; pass d over those that pass d - 1 has sent something to, until it sends nothing;
-    then both generations of each map are compared, partition by partition
+    then both generations of each map are compared, partition by partition; and, if it is to take the place of what is
+    live, the base of the new one is written (ring/generations.py)
 
 All of a pass is done before the next one begins. What has its piece already, from a run that was ended or killed, is not
 done again (`resumed`). Pieces stay where they are when all is done: a new generation is made of them.
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,14 +29,17 @@ from tidegrid.grid.journal.pieces import whole
 from tidegrid.grid.journal.reading import LogReader
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.ids import PartitionId, partition_log
+from tidegrid.grid.model.ids import Epoch, PartitionId, partition_log
+from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.replay_crew import Crew, CrewOptions, ProcessCrew, ThreadCrew, folder_of
-from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan
-from tidegrid.grid.runtime.replay_work import COMPARE, Task
+from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan, base_name
+from tidegrid.grid.runtime.replay_work import BASE, COMPARE, Task
 
 REPLAY: Final = "raw writes"
 DELIVER: Final = "routed outputs"
 COMPARING: Final = "comparing"
+WRITING: Final = "writing the base"
+_NEVER: Final = Epoch(0)
 
 
 @dataclass(slots=True)
@@ -58,14 +63,18 @@ class RegenerationProgress:
 class RegenerationReport:
     tally: Tally = field(default_factory=Tally)
     passes: int = 0
+    generations: dict[str, int] = field(default_factory=dict)  # map -> generation that readers see, unless a dry run
+    seen_from: Epoch = _NEVER
     maps: dict[str, Difference] = field(default_factory=dict)
 
 
 class Regeneration:
     """Lifecycle: made, `run` once; `progress` at any time. Ended by cancelling `run`: what has its piece stays."""
 
-    def __init__(self, log: Log, plan: ReplayPlan, options: CrewOptions) -> None:
+    def __init__(self, log: Log, plan: ReplayPlan, options: CrewOptions, bases: Bases | None = None) -> None:
+        """`bases`: where the base goes; None: none is wanted."""
         self.plan = plan
+        self._bases = bases
         self.report = RegenerationReport()
         self._options = options.validate()
         self._log = log
@@ -74,6 +83,10 @@ class Regeneration:
         self._targets: dict[int, dict[PartitionId, list[int]]] = {}  # by pass: who was sent something, and by whom
         self._passes: dict[PartitionId, list[int]] = defaultdict(list)  # with a piece
         self._log_bytes: dict[int, int] = {}
+
+    @property
+    def dry_run(self) -> bool:
+        return self._bases is None
 
     def progress(self) -> RegenerationProgress:
         found, now = self._progress, time.monotonic()
@@ -112,6 +125,26 @@ class Regeneration:
             await self._pass(crew, folder, depth, tasks)
         self.report.passes = depth + 1
         await self._compare(crew, everybody)
+        if self._bases is not None:
+            await self._base(crew, folder, everybody)
+            await asyncio.to_thread(self._bases.keep, self.plan, folder)
+
+    async def _base(self, crew: Crew, folder: Path, everybody: list[PartitionId]) -> None:
+        plan, files = self.plan, PosixFiles(folder)
+        tasks = [Task(number, BASE, tuple(sorted(self._passes[number]))) for number in everybody]
+        self.step(WRITING, tasks)
+        left: list[Task] = []
+        for task in tasks:
+            identity = plan.identity(task.partition, BASE)
+            if await asyncio.to_thread(whole, files, base_name(task.partition), identity) is None:
+                left.append(task)
+            else:
+                self._progress.tasks_done += 1
+
+        def done(_task: Task, _answer: list[Any]) -> None:
+            self._progress.tasks_done += 1
+
+        await crew.work(left, done, lambda _size, _writes: None)
 
     def _prepare(self, folder: Path) -> None:
         files = PosixFiles(folder)
@@ -125,7 +158,7 @@ class Regeneration:
                     self._log_bytes[number] = reader.bytes_of(partition_log(number), tail)
 
     async def _pass(self, crew: Crew, folder: Path, depth: int, tasks: list[Task]) -> None:
-        self._begin(DELIVER if depth else REPLAY, tasks)
+        self.step(DELIVER if depth else REPLAY, tasks)
         left: list[Task] = []
         for task in tasks:
             found = await asyncio.to_thread(self._whole, folder, task)
@@ -162,7 +195,7 @@ class Regeneration:
         for name in self.plan.maps:
             maps[name] = Difference()
         tasks = [Task(number, COMPARE, tuple(sorted(self._passes[number]))) for number in everybody]
-        self._begin(COMPARING, tasks)
+        self.step(COMPARING, tasks)
 
         def done(task: Task, answer: list[Any]) -> None:
             self._progress.tasks_done += 1
@@ -171,7 +204,8 @@ class Regeneration:
 
         await crew.work(tasks, done, lambda size, _: self._tell(size, 0))
 
-    def _begin(self, step: str, tasks: list[Task]) -> None:
+    def step(self, step: str, tasks: Sequence[Task] = ()) -> None:
+        """What comes next, in words."""
         found = self._progress
         found.step, found.tasks_done, found.tasks, found.bytes_done = step, 0, len(tasks), 0
         found.bytes = sum(self._log_bytes.get(task.partition, 0) for task in tasks)
@@ -184,9 +218,9 @@ class Regeneration:
         found.fresh_writes += writes
 
 
-def forget_others(directory: Path, kept: str) -> None:
-    """Pieces of regenerations that nobody will go on with. `kept`: the name of one that stays."""
+def forget_others(directory: Path, kept: Collection[str]) -> None:
+    """Pieces of regenerations that nobody will go on with, and that no generation rests on. `kept`: names of those that stay."""
     with contextlib.suppress(OSError):
         for folder in (directory / DIRECTORY).iterdir():
-            if folder.name != kept:
+            if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -62,8 +62,16 @@ class ReplayPlan:
         return f"p{number:05}-{depth}.piece"
 
     def identity(self, number: PartitionId, depth: int) -> bytes:
-        identity: bytes = msgspec.msgpack.encode([FORMAT, self.name, number, depth])
-        return identity
+        return piece_identity(self.name, number, depth)
+
+
+def piece_identity(name: str, number: PartitionId, depth: int) -> bytes:
+    identity: bytes = msgspec.msgpack.encode([FORMAT, name, number, depth])
+    return identity
+
+
+def base_name(number: PartitionId) -> str:
+    return f"p{number:05}.base"
 
 
 def plan_of(control: ControlState, limits: Limits, names: Iterable[str]) -> ReplayPlan:

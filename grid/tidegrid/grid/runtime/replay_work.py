@@ -2,6 +2,7 @@
 
     replay partition p, pass d      reads the log of p (and what pass d - 1 has sent to it), writes a piece
     compare partition p             builds both generations of each map in p, and tells what differs
+    base of partition p             writes what the new generation of each map in p is below the activation of the code
 
 A task is a function of the plan, the logs and the pieces of the pass before, so it can be done again, by anybody.
 """
@@ -15,27 +16,31 @@ from typing import Final, NamedTuple, Protocol
 
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.generation import Difference, Generation, difference, in_order
-from tidegrid.grid.engine.pieces import ChunkWriter, rows_label, sent_label, sent_rows, settled_rows
+from tidegrid.grid.engine.pieces import ChunkWriter, base_label, rows_label, sent_label, sent_rows, settled_rows
 from tidegrid.grid.engine.redelivery import Redelivery
 from tidegrid.grid.engine.reference_history import LateReferences, ReferenceHistory
 from tidegrid.grid.engine.replay import Replay
 from tidegrid.grid.engine.replay_log import logged, valid_records
 from tidegrid.grid.engine.replaying import SentRows, Tally
+from tidegrid.grid.engine.table_chunks import reclaimed_chunk, table_chunks
 from tidegrid.grid.journal.files import Files
 from tidegrid.grid.journal.pieces import Piece, PieceWriter
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, LogId, PartitionId, Position, partition_log
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.runtime.replay_plan import ReplayPlan, code_of
+from tidegrid.grid.runtime.replay_plan import ReplayPlan, base_name, code_of
 from tidegrid.grid.store.merged import FoldAt
 
 COMPARE: Final = -1
+BASE: Final = -2
+_ROWS_PER_CHUNK: Final = 4_000
+_LAST: Final = Position((1 << 63) - 1)
 
 
 class Task(NamedTuple):
-    """`depth`: the pass, or COMPARE. `needs`: the pieces that it reads. Of a pass they are those of the partitions that
-    have sent something to this one in the pass before; of a comparison, those of the passes over this partition."""
+    """`depth`: the pass, COMPARE or BASE. `needs`: the pieces that it reads. Of a pass they are those of the partitions that
+    have sent something to this one in the pass before; of the others, those of the passes over this partition."""
 
     partition: PartitionId
     depth: int
@@ -118,6 +123,24 @@ class ReplayWork:
             live[name].end()
             made[name].end()
         return {name: difference(live[name].table, made[name].table, plan.through) for name in plan.maps}
+
+    def base(self, task: Task) -> None:
+        """Without what no reader at or above the horizon of the plan sees. Raises as `compare`."""
+        plan, number, horizon = self.plan, task.partition, self._control.horizon
+        writer = PieceWriter(self._files, base_name(number), plan.identity(number, BASE))
+        try:
+            for name, spec in self._specs():
+                made = self.replayed(spec, task)
+                made.end()
+                made.table.reclaim(horizon, 1 << 62)
+                for rows in made.table.slices(_LAST, _ROWS_PER_CHUNK):
+                    for chunk in table_chunks(name, rows):
+                        writer.write(base_label(name), chunk)
+                writer.write(base_label(name), reclaimed_chunk(horizon))
+            writer.commit(None)
+        except BaseException:
+            writer.discard()
+            raise
 
     def replayed(self, spec: MapSpec, task: Task) -> Generation:
         """The new one of a map in a partition, from the pieces; what is in the log from `plan.before` on is to follow."""

@@ -1,8 +1,8 @@
 """A worker process of a regeneration: `python -m tidegrid.grid.runtime.replay_worker`, spoken to over its pipes.
 
     in      [directory of the log, plan, nice, share, rate], then tasks [partition, depth, needs]
-    out     ["progress", bytes, writes] now and then; then for each task ["made", tally, targets], ["differs", {map: ...}]
-            or ["failed", tidegrid.v1.Error]
+    out     ["progress", bytes, writes] now and then; then for each task ["made", tally, targets], ["differs", {map: ...}],
+            ["based"] or ["failed", tidegrid.v1.Error]
 
 Each message is its length (u32, little endian) and msgpack. It reads the log directory, which the node goes on writing
 to, and writes pieces. When its input ends it is gone at once: nobody waits for it any more.
@@ -24,7 +24,7 @@ from tidegrid.grid.model.error_message import error_message
 from tidegrid.grid.model.errors import GridError, PeerError, StorageFullError
 from tidegrid.grid.runtime.pacing import Pacer
 from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan
-from tidegrid.grid.runtime.replay_work import COMPARE, ReplayWork, Task
+from tidegrid.grid.runtime.replay_work import BASE, COMPARE, ReplayWork, Task
 
 LENGTH: Final = Struct("<I")
 
@@ -69,6 +69,9 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
 
 
 def do(work: ReplayWork, task: Task) -> list[Any]:
+    if task.depth == BASE:
+        work.base(task)
+        return ["based"]
     if task.depth == COMPARE:
         return ["differs", {name: found.plain() for name, found in work.compare(task).items()}]
     made = work.replay(task)

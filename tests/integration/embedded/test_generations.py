@@ -1,0 +1,199 @@
+"""Derived tables regenerated while writers go on: readers, followers and a restart see the new generation from one epoch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tidegrid import embedded
+from tidegrid.client.map import Map
+from tidegrid.embedded import EmbeddedGrid
+from tidegrid.grid.model.errors import ConfigurationError, DeployNotAllowedError, UnknownMapError, WrongKindError
+from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules
+from tidegrid.grid.runtime.local_grid import GridOptions
+
+HEAD = """
+from tidegrid.triggers import Merge, Put, stream, table, trigger, Event
+table("raw", key=("n:int",))
+table("doubled", key=("n:int",))
+stream("said", key=("n:int",))
+
+def add(state, amount):
+    state = state or {"count": 0, "sum": 0}
+    return {"count": state["count"] + 1, "sum": state["sum"] + amount}
+
+table("sums", key=("digit:int",), fold=add)
+"""
+BODY = """
+@trigger(on="raw", emits=("doubled", "sums", "said"))
+def follow(write):
+    yield Put("doubled", write.key, {"value": FACTOR * write.value})
+    yield Merge("sums", write.key[0] % 10, FACTOR * write.value)
+    yield Event("said", write.key, FACTOR)
+"""
+
+
+def code(factor: int) -> tuple[str, str]:
+    return "m", HEAD + BODY.replace("FACTOR", str(factor))
+
+
+def doubled(raw: dict[int, int], factor: int) -> dict[Any, Any]:
+    return {(n,): {"value": factor * value} for n, value in raw.items()}
+
+
+async def rows(table: Map, epoch: int | None = None) -> dict[Any, Any]:
+    return {entry.key: entry.value async for entry in table.scan(as_of=epoch)}
+
+
+async def check(grid: EmbeddedGrid, written: list[tuple[int, int]], factor: int, epoch: int | None = None) -> None:
+    """`written`: all of it, each key perhaps several times."""
+    assert await rows(grid.map("doubled"), epoch) == doubled(dict(written), factor)
+    sums: dict[Any, Any] = {}
+    for n, value in written:
+        one = sums.setdefault((n % 10,), {"count": 0, "sum": 0})
+        one["count"] += 1
+        one["sum"] += factor * value
+    assert await rows(grid.map("sums"), epoch) == sums
+
+
+async def write(grid: EmbeddedGrid, pairs: list[tuple[int, int]]) -> int:
+    epoch = max(outcome.epoch for outcome in await grid.map("raw").put_many(pairs))
+    await grid.wait_closed(epoch)
+    return epoch
+
+
+@pytest.fixture(params=["memory", "directory"])
+async def grid(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EmbeddedGrid]:
+    data = tmp_path / "data" if request.param == "directory" else None
+    async with embedded.open(data, nodes=3, tick=0.005) as opened:
+        yield opened
+
+
+OLD = [(n, n % 7) for n in range(200)] + [(n, 5) for n in range(0, 200, 3)]
+NEW = [(n, 9) for n in range(150, 260)]
+
+
+async def test_readers_see_it_from_one_epoch_on_and_in_the_past(grid: EmbeddedGrid) -> None:
+    await grid.deploy(code(1))
+    past = await write(grid, OLD)
+    await grid.deploy(code(3))
+    assert (await write(grid, NEW)) > past
+    dry = await grid.regenerate("doubled", "sums", dry_run=True)
+    assert not dry.generations and {one.map: one.changed > 0 for one in dry.maps} == {"doubled": True, "sums": True}
+    assert (await rows(grid.map("doubled"), past)) == doubled(dict(OLD), 1)
+    done = await grid.regenerate("doubled", "sums")
+    assert dict(done.generations) == {"doubled": 2, "sums": 2} and done.seen_from > past
+    await check(grid, OLD + NEW, 3)
+    await check(grid, OLD, 3, past)
+    await write(grid, [(1, 100)])
+    await check(grid, [*OLD, *NEW, (1, 100)], 3)
+    await grid.show_generation(doubled=1, sums=1)
+    assert (await rows(grid.map("doubled"), past)) == doubled(dict(OLD), 1)
+    listed = [(one.map, one.number, one.seen, one.complete) for one in await grid.generations()]
+    assert listed == [("doubled", 1, True, True), ("doubled", 2, False, True), ("sums", 1, True, True), ("sums", 2, False, True)]  # fmt: skip
+    with pytest.raises(ConfigurationError, match="is the one that readers see"):
+        await grid.drop_generation(sums=1)
+    await grid.drop_generation(doubled=2, sums=2)
+    assert [one.number for one in await grid.generations()] == [1, 1]
+    with pytest.raises(ConfigurationError, match="has no generation 2; there is 1"):
+        await grid.show_generation(sums=2)
+
+
+async def test_a_follower_gets_the_difference_at_one_epoch(grid: EmbeddedGrid) -> None:
+    await grid.deploy(code(1))
+    await write(grid, OLD)
+    await grid.deploy(code(3))
+    state: dict[str, dict[Any, Any]] = {"doubled": {}, "sums": {}}
+    at: dict[str, set[int]] = {"doubled": set(), "sums": set()}
+    reached = dict.fromkeys(state, 0)
+    moved = asyncio.Event()
+
+    async def follow(name: str) -> None:
+        async with grid.map(name).subscribe(after=0, marks=True) as feed:
+            async for batch in feed:
+                for change in batch.changes:
+                    state[name][change.key] = change.value
+                    at[name].add(batch.epoch)
+                reached[name] = batch.epoch
+                moved.set()
+
+    followers = [asyncio.create_task(follow(name)) for name in state]
+    await write(grid, NEW)
+    report = await grid.regenerate()
+    last = await write(grid, [(1, 100)])
+    while min(reached.values()) < last:
+        moved.clear()
+        await moved.wait()
+    for follower in followers:
+        follower.cancel()
+    assert state["doubled"] == doubled(dict([*OLD, *NEW, (1, 100)]), 3)
+    assert state["sums"] == await rows(grid.map("sums"))
+    assert all(report.seen_from in epochs for epochs in at.values())
+    late: dict[Any, Any] = {}
+    async with grid.map("doubled").subscribe(after=0, marks=True) as feed:
+        async for batch in feed:
+            late.update((change.key, change.value) for change in batch.changes)
+            if batch.epoch >= last:
+                break
+    assert late == state["doubled"], "who comes later gets the same"
+
+
+async def test_writers_go_on_meanwhile(grid: EmbeddedGrid) -> None:
+    await grid.deploy(code(1))
+    await write(grid, OLD)
+    await grid.deploy(code(2))
+    written = list(OLD)
+    stop = asyncio.Event()
+
+    async def go_on() -> None:
+        number = 0
+        while not stop.is_set():
+            pairs = [((number * 7 + at) % 300, number) for at in range(5)]
+            await grid.map("raw").put_many(pairs)
+            written.extend(pairs)
+            number += 1
+
+    writer = asyncio.create_task(go_on())
+    await grid.regenerate()
+    stop.set()
+    await writer
+    await write(grid, [(0, 0)])
+    await check(grid, [*written, (0, 0)], 2)
+
+
+async def test_it_outlives_a_restart_with_and_without_its_base(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with embedded.open(data, nodes=2, tick=0.005) as grid:
+        await grid.deploy(code(1))
+        past = await write(grid, OLD)
+        await grid.deploy(code(3))
+        await grid.regenerate()
+    for nodes in (3, 1):
+        async with embedded.open(data, nodes=nodes, tick=0.005) as grid:
+            await check(grid, OLD, 3)
+            await check(grid, OLD, 3, past)
+    for checkpoint in data.glob("*.ckp*"):
+        checkpoint.unlink()
+    async with embedded.open(data, nodes=2, tick=0.005) as grid:
+        await check(grid, OLD, 3)
+        await grid.show_generation(doubled=1, sums=1)
+        await check(grid, OLD, 1)
+
+
+async def test_what_has_no_generations(grid: EmbeddedGrid) -> None:
+    await grid.deploy(code(1))
+    for name, error in (("raw", WrongKindError), ("said", WrongKindError), ("nowhere", UnknownMapError)):
+        with pytest.raises(error):
+            await grid.regenerate(name)
+
+
+async def test_who_may_not_deploy_may_not_switch() -> None:
+    async with embedded.open(options=GridOptions(deploy=DeployRules(DeployPolicy.OFF))) as grid:
+        with pytest.raises(DeployNotAllowedError):
+            await grid.regenerate()
+        with pytest.raises(DeployNotAllowedError):
+            await grid.show_generation(doubled=1)
+        assert await grid.generations() == []
