@@ -22,6 +22,7 @@ from bench.report import Figure, Progress, Run, as_line, show
 BENCHES: Final = {
     "write_path": "triggered, durable writes/s in batches; the tight loop, Redis + Streams + a worker",
     "triggers": "triggered writes/s: inline, routed to other partitions, merged there, chained there; the tight loop",
+    "regenerate": "raw writes/s through today's triggers; the tight loop; p99 of live put()s beside a dry run",
     "concurrent_puts": "256 concurrent durable put()s from one asyncio client; redis.asyncio, AOF always",
     "put_latency": "p50 of one durable put() at a time; redis.asyncio, AOF always",
     "groups": "commit groups/s of two keys, and p50 of one at a time; put() pairs, Redis MULTI/EXEC",

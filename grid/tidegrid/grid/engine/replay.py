@@ -79,7 +79,7 @@ class Replay:
             taken[index] += count
             program = code.programs.get(section.map)
             if program is None:
-                self._store(section, first, first + count, made)
+                self._store(section, first, first + count)
                 continue
             if session is None:
                 session = self._state.bind(
@@ -90,10 +90,9 @@ class Replay:
         if session is not None:
             session.end()
 
-    def _store(self, section: Section, first: int, stop: int, made: Made) -> None:
+    def _store(self, section: Section, first: int, stop: int) -> None:
         """Rows on which no trigger runs that matters."""
         keys, values, ops = section.keys[first:stop], section.values[first:stop], section.ops[first:stop]
-        made.settle(section.map, ops, keys, values)
         table = self._state.tables.get(section.map)
         if table is None:
             return
@@ -118,10 +117,7 @@ class Replay:
         unhandled = self._unhandled_words(program, schema)
         keys, values = section.keys[first:stop], section.values[first:stop]
         ops, versions = section.ops[first:stop], section.versions[first:stop]
-        as_they_are = name in code.wanted  # it was written by clients in its day
         for at, (key, value, op, version) in enumerate(zip(keys, values, ops, versions, strict=True), first):
-            if as_they_are:
-                made.settle(name, bytes((op,)), (key,), (value,))
             tally.writes += 1
             if parked and at in parked:
                 tally.parked += 1

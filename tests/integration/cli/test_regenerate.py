@@ -1,0 +1,33 @@
+"""tidegrid regenerate against a real server."""
+
+from __future__ import annotations
+
+from tests.integration.cli.conftest import TRIGGERS, Served, call
+
+
+def test_a_dry_run(fresh: Served) -> None:
+    server = fresh.start("--data", "data", "--nodes", "3", "--allow-deploy")
+    shop = server.directory / "shop.py"
+    assert call(server, "regenerate", "--dry-run", "--json").error["code"] == "CONFIGURATION"
+    assert call(server, "deploy", str(shop), "--yes").code == 0
+    for number in range(4):
+        assert call(server, "put", "orders.raw", f"x,{number}", f'{{"amount": "{50 * number}"}}').code == 0
+    shop.write_text(TRIGGERS.replace('row["amount"] == ""', 'row["amount"] == "50"').replace('"town":', '"place":'))
+    assert call(server, "deploy", str(shop), "--yes").code == 0
+    done = call(server, "regenerate", "orders", "--dry-run", "--workers", "1", "--share", "0.9")
+    assert done.code == 0 and "nothing was switched: this was a dry run" in done.err
+    assert "4 raw writes and routed outputs of before epoch" in done.out
+    assert "1 were rejected and 0 failed" in done.out and "no amount" in done.out
+    assert "orders: 4 rows live, 3 regenerated; 1 removed, 3 changed, as of epoch" in done.out
+    assert "columns: place in 3, town in 3" in done.out and "{'town': None}  ->  {'place': None}" in done.out
+    record = call(server, "regenerate", "--dry-run", "--json").record
+    assert [found["map"] for found in record["maps"]] == ["orders"] and record["maps"][0]["changed"] == 3
+    assert (record["rejected"], record["refused"][0]["failed"]) == (1, False)
+    refused = call(server, "regenerate", "orders", "--json")
+    assert refused.code != 0 and "--dry-run" in refused.error["message"]
+    assert call(server, "regenerate", "large", "--dry-run", "--json").error["code"] == "WRONG_KIND"
+
+
+def test_who_may_not_deploy_may_not_regenerate(served: Served) -> None:
+    refused = call(served, "regenerate", "--dry-run", "--json")
+    assert refused.error["code"] == "DEPLOY_NOT_ALLOWED" and "--allow-deploy" in refused.error["message"]
