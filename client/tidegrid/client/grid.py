@@ -10,7 +10,7 @@ is under way is finished within the deadline.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -287,13 +287,15 @@ class Grid:
         """The generations of derived tables that are kept, and which of them readers see."""
         return await generations(self._dispatcher, {}, {}, "", self._until(deadline))
 
-    async def show_generation(self, *, by: str = "", deadline: float | None = None, **numbers: int) -> None:
-        """Readers, followers and replicas see these generations from one epoch on: map=number. Returns when they do."""
+    async def show_generations(
+        self, numbers: Mapping[str, int], *, by: str = "", deadline: float | None = None
+    ) -> None:
+        """Readers, followers and replicas see these generations, map -> number, from one epoch on. Returns when they do."""
         await generations(self._dispatcher, numbers, {}, by, self._until(deadline))
 
-    async def drop_generation(self, *, by: str = "", deadline: float | None = None, **numbers: int) -> None:
-        """Lets go of generations that nobody sees: map=number. There is no way back to them then."""
-        await generations(self._dispatcher, {}, numbers, by, self._until(deadline))
+    async def drop_generations(self, numbers: Mapping[str, int], *, deadline: float | None = None) -> None:
+        """Lets go of generations, map -> number, that nobody sees. There is no way back to them then."""
+        await generations(self._dispatcher, {}, numbers, "", self._until(deadline))
 
     async def parked(self, map: str | None = None, *, deadline: float | None = None) -> list[ParkedWrite]:
         """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all."""

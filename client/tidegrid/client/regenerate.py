@@ -2,8 +2,8 @@
 
     report = await grid.regenerate("flights", dry_run=True, progress=lambda so_far: print(so_far.writes))
     await grid.regenerate("flights")                 # and readers see the new generation, at one epoch
-    await grid.show_generation(flights=1)            # go back
-    await grid.drop_generation(flights=2)
+    await grid.show_generations({"flights": 1})      # go back
+    await grid.drop_generations({"flights": 2})
 
 The grid does it in processes of its own, as long as this waits for it: when this is cancelled, it ends, and begun again it
 goes on where it was.

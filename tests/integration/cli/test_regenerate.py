@@ -24,8 +24,28 @@ def test_a_dry_run(fresh: Served) -> None:
     assert [found["map"] for found in record["maps"]] == ["orders"] and record["maps"][0]["changed"] == 3
     assert (record["rejected"], record["refused"][0]["failed"]) == (1, False)
     refused = call(server, "regenerate", "orders", "--json")
-    assert refused.code != 0 and "--dry-run" in refused.error["message"]
+    assert refused.code != 0 and "--dry-run" in refused.error["message"], "nobody can be asked"
     assert call(server, "regenerate", "large", "--dry-run", "--json").error["code"] == "WRONG_KIND"
+
+
+def test_readers_see_it_and_go_back(fresh: Served) -> None:
+    server = fresh.start("--data", "data", "--nodes", "2", "--allow-deploy")
+    shop = server.directory / "shop.py"
+    assert "no derived table" in call(server, "generations").err
+    assert call(server, "deploy", str(shop), "--yes").code == 0
+    assert call(server, "put", "orders.raw", "x,1", '{"amount": "50"}').code == 0
+    shop.write_text(TRIGGERS.replace('"town":', '"place":'))
+    assert call(server, "deploy", str(shop), "--yes").code == 0
+    done = call(server, "regenerate", "orders", "--yes")
+    assert done.code == 0 and "readers see generation 2 of orders from epoch" in done.out
+    assert "place" in call(server, "get", "orders", "x,1").out
+    assert "from " in call(server, "generations").out
+    back = call(server, "generations", "--show", "orders=1", "--drop", "orders=2", "--json").record
+    assert (back["map"], back["generation"], back["seen"]) == ("orders", 1, True)
+    assert "town" in call(server, "get", "orders", "x,1").out
+    assert "write MAP=N" in call(server, "generations", "--show", "orders").err
+    gone = call(server, "generations", "--show", "orders=2", "--json").error
+    assert gone["code"] == "CONFIGURATION" and "there is 1" in gone["message"]
 
 
 def test_who_may_not_deploy_may_not_regenerate(served: Served) -> None:

@@ -90,16 +90,16 @@ async def test_readers_see_it_from_one_epoch_on_and_in_the_past(grid: EmbeddedGr
     await check(grid, OLD, 3, past)
     await write(grid, [(1, 100)])
     await check(grid, [*OLD, *NEW, (1, 100)], 3)
-    await grid.show_generation(doubled=1, sums=1)
+    await grid.show_generations({"doubled": 1, "sums": 1})
     assert (await rows(grid.map("doubled"), past)) == doubled(dict(OLD), 1)
     listed = [(one.map, one.number, one.seen, one.complete) for one in await grid.generations()]
     assert listed == [("doubled", 1, True, True), ("doubled", 2, False, True), ("sums", 1, True, True), ("sums", 2, False, True)]  # fmt: skip
     with pytest.raises(ConfigurationError, match="is the one that readers see"):
-        await grid.drop_generation(sums=1)
-    await grid.drop_generation(doubled=2, sums=2)
+        await grid.drop_generations({"sums": 1})
+    await grid.drop_generations({"doubled": 2, "sums": 2})
     assert [one.number for one in await grid.generations()] == [1, 1]
     with pytest.raises(ConfigurationError, match="has no generation 2; there is 1"):
-        await grid.show_generation(sums=2)
+        await grid.show_generations({"sums": 2})
 
 
 async def test_a_follower_gets_the_difference_at_one_epoch(grid: EmbeddedGrid) -> None:
@@ -179,7 +179,7 @@ async def test_it_outlives_a_restart_with_and_without_its_base(tmp_path: Path) -
         checkpoint.unlink()
     async with embedded.open(data, nodes=2, tick=0.005) as grid:
         await check(grid, OLD, 3)
-        await grid.show_generation(doubled=1, sums=1)
+        await grid.show_generations({"doubled": 1, "sums": 1})
         await check(grid, OLD, 1)
 
 
@@ -195,5 +195,5 @@ async def test_who_may_not_deploy_may_not_switch() -> None:
         with pytest.raises(DeployNotAllowedError):
             await grid.regenerate()
         with pytest.raises(DeployNotAllowedError):
-            await grid.show_generation(doubled=1)
+            await grid.show_generations({"doubled": 1})
         assert await grid.generations() == []

@@ -30,7 +30,7 @@ def test_the_commands() -> None:
     assert set(ALL) == {
         "serve", "verify", "version", "load", "put", "delete", "get", "scan", "history", "why", "map create", "map list", "subscribe",
         "replica", "effects", "status", "ring", "holds list", "holds release", "deploy", "deployments",
-        "parked list", "parked redrive", "regenerate",
+        "parked list", "parked redrive", "regenerate", "generations",
     }  # fmt: skip
 
 

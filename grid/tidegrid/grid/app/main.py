@@ -7,6 +7,7 @@ from tidegrid.grid.app.commands.delete import delete
 from tidegrid.grid.app.commands.deploy import deploy
 from tidegrid.grid.app.commands.deployments import deployments
 from tidegrid.grid.app.commands.effects import effects
+from tidegrid.grid.app.commands.generations import generations
 from tidegrid.grid.app.commands.get import get
 from tidegrid.grid.app.commands.history import history
 from tidegrid.grid.app.commands.holds import holds
@@ -44,6 +45,7 @@ app.command(rich_help_panel=_RUN)(version)
 app.command(rich_help_panel=_CODE)(deploy)
 app.command(rich_help_panel=_CODE)(deployments)
 app.command(rich_help_panel=_CODE)(regenerate)
+app.command(rich_help_panel=_CODE)(generations)
 app.add_typer(maps, name="map", rich_help_panel=_DATA)
 for read_or_write in (load, put, delete, get, scan, history, why):
     app.command(rich_help_panel=_DATA)(read_or_write)

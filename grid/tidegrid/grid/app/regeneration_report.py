@@ -50,6 +50,8 @@ def report_record(report: grid_pb2.RegenerationReport) -> dict[str, Any]:
         "hash": report.hash.hex(),
         **{name: getattr(report, name) for name in numbers},
         "seconds": round(report.seconds, 3),
+        "generations": dict(report.generations),
+        "seen_from": report.seen_from or None,
         "refused": [
             {"map": one.map, "key": one.key, "message": one.message, "failed": one.failed} for one in report.refused
         ],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
+from tidegrid.grid.model.errors import ConfigurationError
 
 
 @client_command()
@@ -16,8 +18,9 @@ async def regenerate(
         list[str] | None, typer.Argument(metavar="MAP", show_default=False, help="Derived tables; none: all of them.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Show what would differ, and leave it at that. Required, so far.")
+        bool, typer.Option("--dry-run", "-n", help="Show what would differ, and leave it at that.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before readers see it.")] = False,
     workers: Annotated[
         int,
         typer.Option("--workers", metavar="N", min=0, max=256, help="Processes at the grid. \\[default: one per core]", show_default=False),
@@ -39,28 +42,45 @@ async def regenerate(
     """Make derived tables anew, beside the live ones: today's triggers over all that was ever written.
 
     Raw writes of before today's code are run again, as they were stamped, with what their triggers looked up then; what
-    today's code has made already is taken from the log. Then both generations are compared, as of one epoch. Stop it
-    (Ctrl-C), or let it be killed: begun again it goes on where it was. Who may deploy may regenerate.
+    today's code has made already is taken from the log. Then both generations are compared, as of one epoch, and, if you
+    say so, readers, followers and replicas see the new one from one epoch on, in the past too; the old one is kept to go back
+    to (`tidegrid generations`). Stop it (Ctrl-C), or let it be killed: begun again it goes on where it was.
 
     \b
     Examples:
       $ tidegrid regenerate flights aircraft --dry-run
-      $ tidegrid regenerate --dry-run --rate 5000
-      $ tidegrid regenerate flights --dry-run --workers 1 --share 0.5
+      $ tidegrid regenerate flights
+      $ tidegrid regenerate --yes --rate 5000
+      $ tidegrid regenerate flights --workers 1 --share 0.5
       $ tidegrid regenerate flights --dry-run --json | jq .maps
     """
     from tidegrid.grid.app.regeneration_progress import RegenerationBar
     from tidegrid.grid.app.regeneration_report import report_lines, report_record
 
     output = call.output
+    asks = not (yes or dry_run)
+    if asks and (output.as_json or not sys.stdin.isatty()):
+        raise ConfigurationError("nobody can be asked here; say --yes to switch, or --dry-run to see what would differ")
+    how = {"workers": workers, "nice": nice, "share": share, "rate": rate}
     async with call.connect() as grid:
         with RegenerationBar(output) as bar:
-            report = await grid.regenerate(
-                *(maps or []), dry_run=dry_run, workers=workers, nice=nice, share=share, rate=rate, progress=bar
-            )
+            report = await grid.regenerate(*(maps or []), dry_run=dry_run or asks, progress=bar, **how)  # type: ignore[arg-type]
+        for line in report_lines(report):
+            output.answer(line)
+        if asks:
+            output.flush()
+            if not typer.confirm("have readers see this?", err=True):
+                output.note("nothing was switched")
+                return ExitCode.REFUSED
+            with RegenerationBar(output) as bar:  # what is done is not done again
+                report = await grid.regenerate(*(maps or []), progress=bar, **how)  # type: ignore[arg-type]
     if output.as_json:
         output.record(report_record(report))
-    for line in report_lines(report):
-        output.answer(line)
-    output.note("nothing was switched: this was a dry run")
+    if dry_run:
+        output.note("nothing was switched: this was a dry run")
+    else:
+        seen = ", ".join(f"{number} of {name}" for name, number in sorted(report.generations.items()))
+        output.answer(
+            f"readers see generation {seen} from epoch {report.seen_from:,} on; `tidegrid generations` goes back"
+        )
     return ExitCode.OK
