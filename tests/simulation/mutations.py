@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.simulation import switched_off_engine as off
+from tests.simulation import switched_off_generations as generation_off
 from tests.simulation import switched_off_groups as group_off
 from tests.simulation import switched_off_parking as park_off
 from tests.simulation import switched_off_ring as ring_off
@@ -55,6 +56,7 @@ LAG: Final = {
     "seconds": 3.0,
 }
 GROUPS: Final = {"group_clients": 6, "clients": 3, "nodes": 3, "partitions": 4, "write_delay": 0.01}
+GENERATIONS: Final = {"nodes": 3, "partitions": 4, "write_delay": 0.01, "regenerate_rate": 20.0}
 ROUTES: Final = {"nodes": 3, "partitions": 4, "write_delay": 0.01}
 LONG_ROUNDS: Final = {
     "nodes": 5, "partitions": 6, "message_delay": 0.01, "append_delay": 0.002, "write_delay": 0.01, "loss": 0.0,
@@ -188,4 +190,15 @@ MUTATIONS: Final = (
     Mutation("parked, superseded", park_off.later_versions_not_seen, 20, PARKED, quick=True),
     Mutation("parked, in flight", park_off.redriven_on_a_frame_in_flight, 60, PARKED),
     Mutation("parked, room", park_off.parked_nowhere, 20, PARKED, quick=True),
+    Mutation("generations", generation_off.others_left_behind, 20, GENERATIONS, quick=True),
+    Mutation("generations, base", generation_off.late_outputs_counted_with_the_base, 60, GENERATIONS),
+    Mutation("generations, log", generation_off.built_from_what_has_not_landed, 60, GENERATIONS),
+    Mutation("generations, O3", generation_off.opened_without_them, 100, {**GENERATIONS, **CRASHES}),
+    Mutation("generations, I9", generation_off.followed_across_a_switch, 60, {**GENERATIONS, "followers": 6}),
+    Mutation(
+        "I17, checkpoints, horizon",
+        generation_off.bases_of_folds_reclaimed_under_a_checkpoint,
+        200,
+        {**ROUTES, **CRASHES, "checkpoint_rate": 20.0, "history_seconds": 0.0},
+    ),
 )
