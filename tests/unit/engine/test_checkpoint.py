@@ -106,7 +106,7 @@ def test_writes_between_slices_are_left_to_the_log(monkeypatch: pytest.MonkeyPat
         stand.put_now([("k1", number), (f"new{number}", number), ("k8", None)])
     assert len(taken) > 5
     kinds = [msgspec.msgpack.decode(chunk)[0] for chunk in taken]
-    assert kinds[:3] == ["head", "routes", "sessions"] and {"one", "rows"} <= set(kinds)
+    assert kinds[:4] == ["head", "generations", "routes", "sessions"] and {"one", "rows"} <= set(kinds)
     recovered = recover(stand.log, fresh(stand), frozenset({"r"}), taken).partition
     live = state_of(stand.partition())
     assert _without_empty(state_of(recovered)) == _without_empty(live)

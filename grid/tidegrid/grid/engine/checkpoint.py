@@ -7,6 +7,7 @@ Chunks are msgpack arrays that begin with their kind:
     ["sessions", [[session, lowest, highest, runs] ...]]
     ["routes", sources taken, consignments]                                        see Routes.rows
     ["parked", routed failures without room, [[...] ...]]                          see Parking
+    ["generations", [[map, number] ...]]             of maps that have several, all that are complete: see tables.py
     ["operands", map, [[key, epoch, position, time_ms, number, op, payload] ...]]  not settled, see merged.py
     ["reclaimed", horizon]                                                         the last
 
@@ -68,7 +69,9 @@ def _chunks(partition: Partition) -> Iterator[bytes]:
         for name, table in partition.tables.every()
         if isinstance(table, MergedTable)
     }
+    every, shelved = list(partition.tables.every()), partition.tables.shelved()
     yield _encode(head)
+    yield _encode(["generations", shelved])
     yield _encode(["routes", *routes])
     for part in parked:
         yield _encode(["parked", *part])
@@ -77,10 +80,10 @@ def _chunks(partition: Partition) -> Iterator[bytes]:
     while sessions:
         part, sessions = sessions[:500], sessions[500:]
         yield _encode(["sessions", part])
-    for name, table in list(partition.tables.every()):
+    for name, table in every:
         for rows in table.slices(position, ROWS_PER_SLICE):
             yield from table_chunks(name, rows)
-    yield reclaimed_chunk(max((table.horizon for _, table in partition.tables.every()), default=Epoch(0)))
+    yield reclaimed_chunk(max((table.horizon for _, table in every), default=Epoch(0)))
 
 
 class Recovery:
@@ -123,6 +126,8 @@ class Recovery:
         elif kind == "sessions":
             for session, lowest, highest, runs in content[1]:
                 partition.memory.load(session, lowest, highest, runs)
+        elif kind == "generations":
+            partition.tables.restore((name, number) for name, number in content[1])
         elif kind == "routes":
             partition.routes.load(content[1:])
         elif kind == "parked":
@@ -167,7 +172,8 @@ class Recovery:
                 versions.extend(numbers)
             self._loader.entries += len(numbers)
             if section.ops and section.ops[0] != EVENT:
-                partition.tables.named(section.map)
+                if section.map not in partition.tables:
+                    partition.tables.named(section.map)
                 keys, values = list(section.keys), list(section.values)
                 partition.tables.apply(section.map, keys, values, section.ops, numbers, stamp)
             if section.map in self._reference_maps:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.stamp import Stamp
@@ -116,20 +115,25 @@ class Tables(dict[str, Table]):
             for number, table in shelf.items():
                 yield name if number == FIRST else f"{name}{_SEPARATOR}{number}", table
 
+    def shelved(self) -> list[tuple[str, int]]:
+        """(map, number) of all generations of the maps that have several."""
+        return [(name, number) for name, shelf in self._shelf.items() for number in shelf]
+
+    def restore(self, shelved: Iterable[tuple[str, int]]) -> None:
+        """Empty tables for exactly these, to be filled from a checkpoint."""
+        for name, number in shelved:
+            shelf = self._shelf.setdefault(name, {})
+            known = self.get(name)
+            shelf[number] = self.new(name, merged=isinstance(known, MergedTable))
+            if len(shelf) == 1:
+                self[name] = shelf[number]
+
     def named(self, name: str) -> Table:
-        """That of a name in a checkpoint, or of a map in the log; it is made when it is not there. Raises FormatError."""
+        """That of a name in a checkpoint, or of a map in the log; it is made when it is not there. Raises KeyError."""
         map_name, _, number = name.partition(_SEPARATOR)
-        shelf = self._shelf.get(map_name)
-        if number:
-            if shelf is None:
-                shelf = self._shelf[map_name] = {FIRST: self.named(map_name)}
-            found = shelf.get(int(number))
-            if found is None:
-                found = shelf[int(number)] = self.new(map_name, merged=isinstance(self[map_name], MergedTable))
-            return found
-        found = shelf.get(FIRST) if shelf is not None else self.get(map_name)
+        if map_name in self._shelf:
+            return self._shelf[map_name][int(number or FIRST)]
+        found = self.get(map_name)
         if found is None:
-            if shelf is not None:
-                raise FormatError(f"the first generation of map {map_name!r} was let go of")
             found = self[map_name] = self.new(map_name)
         return found
