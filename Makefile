@@ -65,7 +65,7 @@ $(VENV)/.installed-%: $(VENV)/.installed-base
 	@$(PIP) --group $* $(BRIEFLY)
 	@touch $@
 
-.PHONY: help demo demo-deploy test check bench cover simulate mutations faults proto clean
+.PHONY: help demo demo-deploy demo-regenerate test check bench cover simulate mutations faults proto clean
 .PHONY: check-format check-lint check-types check-floors check-generated check-tidy
 
 help: ## list the commands
@@ -76,6 +76,9 @@ demo: $(VENV)/.installed-data ## three nodes, 336,776 flights, a live view, chec
 
 demo-deploy: $(VENV)/.installed-data ## the trigger code is changed while a writer goes on, checked against the CSV
 	@$(RUN) -m examples.flights.deploy_demo
+
+demo-regenerate: $(VENV)/.installed-data ## flights of before a deployment are made anew, through a kill -9, checked against the CSV
+	@GRPC_VERBOSITY=ERROR $(RUN) -m examples.flights.regenerate_demo
 
 test: $(VENV)/.installed-test $(VENV)/.installed-data ## run the tests, on all cores
 	@$(RUN) -m pytest -n auto $(TESTS)
