@@ -44,6 +44,7 @@ class Follower:
         self._node: Node | None = None
         self._due = False
         self.switches = 0
+        self._switched_at: set[int] = set()
 
     def start(self) -> None:
         for process in self.world.processes.values():
@@ -109,6 +110,7 @@ class Follower:
             if found.get(partition.id, {}) != wanted:
                 raise Violation(f"I9: {switch} came to {partition.id} as {found.get(partition.id)}, not {wanted}")
         self.switches += 1
+        self._switched_at.add(switch.acts_at)
 
     def _go_on(self, node: Node, serving: list[Partition], through: Epoch) -> None:
         generations = node.control.generations
@@ -162,6 +164,10 @@ class Follower:
             raise Violation(f"follower {self.number}: mark {mark} after {self.after}")
         if mark > self.world.truth.closed:
             raise Violation(f"follower {self.number}: mark {mark}, closed is {self.world.truth.closed}")
+        switches = self.world.truth.generations.switches(self.map)
+        for switch in switches:
+            if self.after < switch.acts_at <= mark and switch.acts_at not in self._switched_at:
+                raise Violation(f"I9: follower {self.number} of {self.map} has not been told of {switch}")
         self._buffer.extend(entries)
         due = [entry for entry in self._buffer if entry.effective <= mark]
         self._buffer = [entry for entry in self._buffer if entry.effective > mark]

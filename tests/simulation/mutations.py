@@ -195,10 +195,4 @@ MUTATIONS: Final = (
     Mutation("generations, log", generation_off.built_from_what_has_not_landed, 60, GENERATIONS),
     Mutation("generations, O3", generation_off.opened_without_them, 100, {**GENERATIONS, **CRASHES}),
     Mutation("generations, I9", generation_off.followed_across_a_switch, 60, {**GENERATIONS, "followers": 6}),
-    Mutation(
-        "I17, checkpoints, horizon",
-        generation_off.bases_of_folds_reclaimed_under_a_checkpoint,
-        200,
-        {**ROUTES, **CRASHES, "checkpoint_rate": 20.0, "history_seconds": 0.0},
-    ),
 )

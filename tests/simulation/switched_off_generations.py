@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from tidegrid.grid.engine import building, feed, tables
 from tidegrid.grid.model.ids import Epoch
-from tidegrid.grid.store.merged import MergedTable
 
 from tests.simulation import followers
 
@@ -68,13 +66,3 @@ def followed_across_a_switch(patch: Patch) -> None:
 
     for module in (feed, followers):
         patch.setattr(module, "pause_at", through_it)
-
-
-def bases_of_folds_reclaimed_under_a_checkpoint(patch: Patch) -> None:
-    """What the log after it is folded onto is gone."""
-
-    @contextmanager
-    def pinned(self: MergedTable) -> Iterator[None]:
-        yield
-
-    patch.setattr(MergedTable, "pinned", pinned)

@@ -34,7 +34,7 @@ from tidegrid.client.groups import AckWhen, CommitGroup
 from tidegrid.client.grpc_transport import GrpcTransport, TlsOptions
 from tidegrid.client.holds import HOLD_SECONDS, Hold, holding
 from tidegrid.client.map import Map
-from tidegrid.client.moment import check_number
+from tidegrid.client.moment import Moment, check_number
 from tidegrid.client.parked import ParkedWrite, Redriven, parked, redrive
 from tidegrid.client.regenerate import Progress as RegenerateProgress
 from tidegrid.client.regenerate import generations, regenerate
@@ -62,16 +62,30 @@ class Grid:
     def __init__(self, dispatcher: Dispatcher, deadline: float) -> None:
         self._dispatcher = dispatcher
         self._deadline = deadline
-        self._maps: dict[str, Map] = {}
+        self._maps: dict[tuple[str, Moment], Map] = {}
         self._loop = asyncio.get_running_loop()
         self._commits = Commits(dispatcher)
         self._closes = Closes(dispatcher)
 
-    def map(self, name: str) -> Map:
-        """The map of that name; whether there is one shows at its first use (UnknownMapError)."""
-        known = self._maps.get(name)
+    def map(self, name: str, *, generation: int | None = None) -> Map:
+        """The map of that name; whether there is one shows at its first use (UnknownMapError).
+
+        `generation`: of a derived table, for `get`, `get_many` and `scan` of that one alone, while it is kept
+        (UnknownGenerationError); else they are of the one that readers see.
+        """
+        check_number("generation", generation, 1, 1 << 32)
+        return self._map(name, Moment(generation=generation or 0))
+
+    def seen_at(self, name: str, epoch: int) -> Map:
+        """In the generation that readers saw when this epoch was the highest closed; for snapshots, which never change."""
+        return self._map(name, Moment(seen_at=epoch))
+
+    def _map(self, name: str, pinned: Moment) -> Map:
+        known = self._maps.get((name, pinned))
         if known is None:
-            known = self._maps[name] = Map(self._dispatcher, self._closes, name, self._deadline)
+            known = Map(self._dispatcher, self._closes, name, self._deadline, pinned)
+            if not pinned.seen_at:
+                self._maps[name, pinned] = known
         return known
 
     @property

@@ -42,8 +42,12 @@ class Map:
     StorageFullError when the grid stays overloaded until the deadline (then nothing was stored).
     """
 
-    def __init__(self, dispatcher: Dispatcher, closes: Closes, name: str, deadline: float) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, closes: Closes, name: str, deadline: float, pinned: Moment = LATEST
+    ) -> None:
+        """`pinned`: which generation is read."""
         self.name = name
+        self._pinned = pinned
         self._dispatcher = dispatcher
         self._closes = closes
         self._deadline = deadline
@@ -325,11 +329,12 @@ class Map:
     ) -> Moment:
         """A time is resolved once, so that all that one call reads is of one epoch."""
         if as_of is None and at_least is None and wait and max_staleness is None and consistency == "causal":
-            return LATEST
+            return self._pinned
         if isinstance(as_of, datetime):
             moment_of(None, at_least, wait, max_staleness, consistency)  # its errors before anybody is asked
             as_of = await self._closes.at(as_of, expires)
-        return moment_of(as_of, at_least, wait, max_staleness, consistency)
+        found = moment_of(as_of, at_least, wait, max_staleness, consistency)
+        return found._replace(generation=self._pinned.generation, seen_at=self._pinned.seen_at)
 
     def _request(self, key: bytes, moment: Moment, expires: float) -> asyncio.Future[Entry | None]:
         self._check_open()
@@ -376,14 +381,7 @@ class Map:
         seconds = self._deadline if deadline is None else deadline
         moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, self._expires(deadline))
         found = scan(
-            self._dispatcher,
-            self.name,
-            low,
-            high,
-            moment=moment,
-            limit=limit,
-            reverse=reverse,
-            deadline=seconds,
+            self._dispatcher, self.name, low, high, moment=moment, limit=limit, reverse=reverse, deadline=seconds
         )
         async for entry in found:
             yield entry

@@ -27,6 +27,8 @@ class Moment(NamedTuple):
     at_once: bool = False
     staleness_ms_max: int = 0
     linearizable: bool = False
+    generation: int = 0
+    seen_at: int = 0
 
     @property
     def waiting(self) -> bool:
@@ -35,7 +37,10 @@ class Moment(NamedTuple):
 
     def stamp(self, message: Any) -> None:
         """Sets the fields of a ReadBatch or ScanRequest."""
-        message.as_of, message.at_least, message.at_once, message.staleness_ms_max, message.linearizable = self
+        (
+            message.as_of, message.at_least, message.at_once, message.staleness_ms_max, message.linearizable,
+            message.generation, message.seen_at,
+        ) = self  # fmt: skip
 
 
 LATEST: Final = Moment()

@@ -38,7 +38,7 @@ class Snapshot:
         self._grid = grid
 
     def map(self, name: str) -> SnapshotMap:
-        return SnapshotMap(self._grid.map(name), self)
+        return SnapshotMap(self._grid.seen_at(name, self.epoch), self)
 
     def check(self) -> None:
         """Raises HoldLostError."""

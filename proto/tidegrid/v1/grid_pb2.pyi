@@ -212,6 +212,8 @@ class ReadBatch(google.protobuf.message.Message):
     AT_ONCE_FIELD_NUMBER: builtins.int
     STALENESS_MS_MAX_FIELD_NUMBER: builtins.int
     LINEARIZABLE_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    SEEN_AT_FIELD_NUMBER: builtins.int
     map: builtins.str
     as_of: builtins.int
     """0: latest"""
@@ -223,6 +225,10 @@ class ReadBatch(google.protobuf.message.Message):
     """the last close applied here is no older than this; 0: of any age"""
     linearizable: builtins.bool
     """check at the log that nobody else has written"""
+    generation: builtins.int
+    """of a derived table; 0: the one that readers see"""
+    seen_at: builtins.int
+    """... that readers saw when this epoch was the highest closed; 0: now"""
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
     def __init__(
@@ -235,8 +241,10 @@ class ReadBatch(google.protobuf.message.Message):
         at_once: builtins.bool = ...,
         staleness_ms_max: builtins.int = ...,
         linearizable: builtins.bool = ...,
+        generation: builtins.int = ...,
+        seen_at: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "at_once", b"at_once", "keys", b"keys", "linearizable", b"linearizable", "map", b"map", "staleness_ms_max", b"staleness_ms_max"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "at_once", b"at_once", "generation", b"generation", "keys", b"keys", "linearizable", b"linearizable", "map", b"map", "seen_at", b"seen_at", "staleness_ms_max", b"staleness_ms_max"]) -> None: ...
 
 global___ReadBatch = ReadBatch
 
@@ -723,6 +731,8 @@ class ScanRequest(google.protobuf.message.Message):
     AT_ONCE_FIELD_NUMBER: builtins.int
     STALENESS_MS_MAX_FIELD_NUMBER: builtins.int
     LINEARIZABLE_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    SEEN_AT_FIELD_NUMBER: builtins.int
     map: builtins.str
     partition: builtins.int
     begin: builtins.bytes
@@ -738,6 +748,8 @@ class ScanRequest(google.protobuf.message.Message):
     """as of ReadBatch"""
     staleness_ms_max: builtins.int
     linearizable: builtins.bool
+    generation: builtins.int
+    seen_at: builtins.int
     @property
     def carry(self) -> global___Carry: ...
     def __init__(
@@ -756,9 +768,11 @@ class ScanRequest(google.protobuf.message.Message):
         at_once: builtins.bool = ...,
         staleness_ms_max: builtins.int = ...,
         linearizable: builtins.bool = ...,
+        generation: builtins.int = ...,
+        seen_at: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "at_once", b"at_once", "begin", b"begin", "carry", b"carry", "deadline_ms", b"deadline_ms", "end", b"end", "linearizable", b"linearizable", "map", b"map", "partition", b"partition", "reverse", b"reverse", "rows_max", b"rows_max", "staleness_ms_max", b"staleness_ms_max"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "at_least", b"at_least", "at_once", b"at_once", "begin", b"begin", "carry", b"carry", "deadline_ms", b"deadline_ms", "end", b"end", "generation", b"generation", "linearizable", b"linearizable", "map", b"map", "partition", b"partition", "reverse", b"reverse", "rows_max", b"rows_max", "seen_at", b"seen_at", "staleness_ms_max", b"staleness_ms_max"]) -> None: ...
 
 global___ScanRequest = ScanRequest
 

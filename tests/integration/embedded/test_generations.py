@@ -11,7 +11,13 @@ import pytest
 from tidegrid import embedded
 from tidegrid.client.map import Map
 from tidegrid.embedded import EmbeddedGrid
-from tidegrid.grid.model.errors import ConfigurationError, DeployNotAllowedError, UnknownMapError, WrongKindError
+from tidegrid.grid.model.errors import (
+    ConfigurationError,
+    DeployNotAllowedError,
+    UnknownGenerationError,
+    UnknownMapError,
+    WrongKindError,
+)
 from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules
 from tidegrid.grid.runtime.local_grid import GridOptions
 
@@ -88,6 +94,12 @@ async def test_readers_see_it_from_one_epoch_on_and_in_the_past(grid: EmbeddedGr
     assert dict(done.generations) == {"doubled": 2, "sums": 2} and done.seen_from > past
     await check(grid, OLD + NEW, 3)
     await check(grid, OLD, 3, past)
+    assert await rows(grid.map("doubled", generation=1), past) == doubled(dict(OLD), 1)
+    assert await rows(grid.map("doubled", generation=2), past) == doubled(dict(OLD), 3)
+    entry = await grid.map("doubled", generation=1).get(1, as_of=past)
+    assert entry is not None and entry.value == {"value": 1}
+    with pytest.raises(UnknownGenerationError, match="has no generation 3 to read; there is 1 and 2"):
+        await grid.map("doubled", generation=3).get(1)
     await write(grid, [(1, 100)])
     await check(grid, [*OLD, *NEW, (1, 100)], 3)
     await grid.show_generations({"doubled": 1, "sums": 1})
@@ -100,6 +112,17 @@ async def test_readers_see_it_from_one_epoch_on_and_in_the_past(grid: EmbeddedGr
     assert [one.number for one in await grid.generations()] == [1, 1]
     with pytest.raises(ConfigurationError, match="has no generation 2; there is 1"):
         await grid.show_generations({"sums": 2})
+
+
+async def test_a_snapshot_stays_as_it_was(grid: EmbeddedGrid) -> None:
+    await grid.deploy(code(1))
+    await write(grid, OLD)
+    await grid.deploy(code(3))
+    async with grid.snapshot() as snapshot:
+        before = {entry.key: entry.value async for entry in snapshot.map("doubled").scan()}
+        await grid.regenerate()
+        after = {entry.key: entry.value async for entry in snapshot.map("doubled").scan()}
+    assert before == after == doubled(dict(OLD), 1) != await rows(grid.map("doubled"))
 
 
 async def test_a_follower_gets_the_difference_at_one_epoch(grid: EmbeddedGrid) -> None:

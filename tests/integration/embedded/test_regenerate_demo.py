@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 
-from examples.flights import data, regenerate_demo
-from examples.flights.demo import TRIGGERS
 from rich.console import Console
 from rich.progress import Progress
 from tidegrid import embedded
+
+from examples.flights import data, regenerate_demo
+from examples.flights.demo import TRIGGERS
 
 ROWS = list(islice(data.flights(), 600))
 

@@ -35,6 +35,7 @@ from tidegrid.grid.model.errors import (
     NotClosedError,
     StoppingError,
     UnavailableError,
+    UnknownGenerationError,
     WrongGridError,
     WrongKindError,
     WrongOwnerError,
@@ -44,6 +45,7 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.ring.ring import Carried, Ring
+from tidegrid.grid.store.table import Table
 
 Request = (
     WriteRequest
@@ -212,13 +214,23 @@ class Intake:
                 return Milestone.LANDED, self._decided + 1
         if not request.as_of and any(p.lowest_lent is not None and p.lowest_lent <= carried for p in partitions):
             return Milestone.LANDED, self._decided + 1  # G6: a group that the asker has perhaps seen elsewhere
-        tables = [partition.tables.get(request.map) for partition in partitions]
+        tables = [self._table(partition, request) for partition in partitions]
         if not isinstance(request, ScanRequest):
             request.run(tables, self._limits.answer_bytes_max)
         elif tables[0] is not None:
             request.scan(tables[0], self._limits.answer_bytes_max)
         self._emit(Answered((request,)))
         return None
+
+    def _table(self, partition: Partition, request: ReadRequest) -> Table | None:
+        known, name = self._control.generations, request.map
+        number = request.generation or (known.at(name, request.seen_at) if request.seen_at else 0)
+        if not number:
+            return partition.tables.get(name)
+        table = partition.tables.generation(name, number)
+        if table is None and name in partition.tables:
+            raise UnknownGenerationError.of(name, number, known.kept(name))
+        return table
 
     def _stateful(self, map_name: str) -> MapEntry:
         entry = self._catalogs.at(self._ring.epoch).map(map_name)

@@ -3,19 +3,21 @@
 `as_of` is inclusive and wants a closed epoch: it waits for the close, then the answer is the same for ever (rule R1).
 `at_least` waits until the epoch is closed here and reads the latest. Both 0: the latest, at once. `staleness_ms_max`:
 the last close applied here is no older than that. `at_once`: what would wait for a close is refused. `linearizable`:
-the owner has seen that its log holds nothing it has not (tail_checks.py).
+the owner has seen that its log holds nothing it has not (tail_checks.py). `generation`: that one of a derived table;
+`seen_at`: the one that readers saw when that epoch was the highest closed; both 0: the one that they see now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from tidegrid.grid.model.errors import GridError, TooLargeError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.store.table import Table
 from tidegrid.grid.store.version import Version
 
+_NOW: Final = Epoch(0)
 Row = tuple[bytes | None, int, tuple[int, int, int]]
 
 
@@ -23,8 +25,8 @@ class ReadRequest:
     """Point reads of one map; keys of any partitions that this node owns."""
 
     __slots__ = (
-        "as_of", "at_least", "at_once", "epochs", "error", "keys", "linearizable", "map", "reply_to", "staleness_ms_max",
-        "times_ms", "values", "versions",
+        "as_of", "at_least", "at_once", "epochs", "error", "generation", "keys", "linearizable", "map", "reply_to", "seen_at",
+        "staleness_ms_max", "times_ms", "values", "versions",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +40,8 @@ class ReadRequest:
         at_once: bool = False,
         staleness_ms_max: int = 0,
         linearizable: bool = False,
+        generation: int = 0,
+        seen_at: Epoch = _NOW,
     ) -> None:
         self.map = map_name
         self.keys = keys
@@ -46,6 +50,8 @@ class ReadRequest:
         self.at_once = at_once
         self.staleness_ms_max = staleness_ms_max
         self.linearizable = linearizable
+        self.generation = generation
+        self.seen_at = seen_at
         self.reply_to = reply_to
         self.values: list[bytes] = []
         self.versions: list[int] = []

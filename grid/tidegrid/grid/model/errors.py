@@ -14,48 +14,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-FieldValue = str | int | float | bool | None
+from tidegrid.grid.model.error_tree import CallerError as CallerError
+from tidegrid.grid.model.error_tree import DataError as DataError
+from tidegrid.grid.model.error_tree import FieldValue as FieldValue
+from tidegrid.grid.model.error_tree import GridError as GridError
+from tidegrid.grid.model.error_tree import OverloadError as OverloadError
+from tidegrid.grid.model.error_tree import PeerError as PeerError
+from tidegrid.grid.model.error_tree import error_from as error_from
 
 _REASONS_SAID_MAX: Final = 5
-
-
-class GridError(Exception):
-    """Root of all errors raised on purpose. `fields` holds the facts, str() a sentence for people."""
-
-    code: ClassVar[str] = "INTERNAL"
-
-    def __init__(self, message: str, **fields: FieldValue) -> None:
-        super().__init__(message)
-        self.message = message
-        self.fields: dict[str, FieldValue] = fields
-
-    def __getattr__(self, name: str) -> Any:
-        fields = self.__dict__.get("fields", {})
-        if name in fields:
-            return fields[name]
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.code, self.message, self.fields)
-
-
-class CallerError(GridError):
-    code = "BAD_REQUEST"
-
-
-class PeerError(GridError):
-    code = "PEER"
-
-
-class DataError(GridError):
-    code = "DATA"
-
-
-class OverloadError(GridError):
-    code = "OVERLOAD"
-
 
 # The caller's own ----------------------------------------------------------------------------------------------
 
@@ -259,6 +228,19 @@ class EpochTooOldError(CallerError):
         )
 
 
+class UnknownGenerationError(CallerError):
+    """Fields: map, generation."""
+
+    code = "UNKNOWN_GENERATION"
+
+    @classmethod
+    def of(cls, map_name: str, number: int, kept: Iterable[int]) -> UnknownGenerationError:
+        words = " and ".join(map(str, kept))
+        return cls(
+            f"map {map_name!r} has no generation {number} to read; there is {words}", map=map_name, generation=number
+        )
+
+
 class HoldLostError(CallerError):
     """A hold on history is gone, though its owner did not release it. Fields: name, reason."""
 
@@ -426,21 +408,3 @@ class ClosingLagError(OverloadError):
     """Epochs do not close as fast as writes arrive. Fields: epoch, closed."""
 
     code = "CLOSING_LAG"
-
-
-def _concrete(root: type[GridError]) -> Iterable[type[GridError]]:
-    yield root
-    for branch in root.__subclasses__():
-        yield from _concrete(branch)
-
-
-def error_from(code: str, message: str, fields: dict[str, FieldValue]) -> GridError:
-    """The error that `code` names; a code from a newer version becomes a plain GridError with the same message."""
-    return _BY_CODE.get(code, GridError)(message, **fields)
-
-
-def _rebuild(code: str, message: str, fields: dict[str, FieldValue]) -> GridError:
-    return error_from(code, message, fields)
-
-
-_BY_CODE = {kind.code: kind for kind in _concrete(GridError)}

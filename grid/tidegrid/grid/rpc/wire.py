@@ -37,6 +37,8 @@ def read_request(
     return ReadRequest(
         map_name, keys, Epoch(asked.as_of), Epoch(asked.at_least), reply_to, at_once=asked.at_once,
         staleness_ms_max=asked.staleness_ms_max, linearizable=asked.linearizable,
+        generation=asked.generation if isinstance(asked, grid_pb2.ReadBatch) else 0,
+        seen_at=Epoch(asked.seen_at if isinstance(asked, grid_pb2.ReadBatch) else 0),
     )  # fmt: skip
 
 
@@ -44,7 +46,8 @@ def scan_request(asked: grid_pb2.ScanRequest, rows_max: int, reply_to: Callable[
     return ScanRequest(
         asked.map, PartitionId(asked.partition), asked.begin, asked.end or None, min(asked.rows_max or rows_max, rows_max),
         asked.reverse, Epoch(asked.as_of), Epoch(asked.at_least), reply_to, at_once=asked.at_once,
-        staleness_ms_max=asked.staleness_ms_max, linearizable=asked.linearizable,
+        staleness_ms_max=asked.staleness_ms_max, linearizable=asked.linearizable, generation=asked.generation,
+        seen_at=Epoch(asked.seen_at),
     )  # fmt: skip
 
 
