@@ -2,6 +2,7 @@
 
     replay partition p, pass d      reads the log of p (and what pass d - 1 has sent to it), writes a piece
     compare partition p             builds both generations of each map in p, and tells what differs
+    measure                         how many bytes the logs have, for the progress
 
 A task is a function of the plan, the logs and the pieces of the pass before, so it can be done again, by anybody.
 """
@@ -31,10 +32,11 @@ from tidegrid.grid.runtime.replay_plan import ReplayPlan, code_of
 from tidegrid.grid.store.merged import FoldAt
 
 COMPARE: Final = -1
+MEASURE: Final = -2
 
 
 class Task(NamedTuple):
-    """`depth`: the pass, or COMPARE. `needs`: the pieces that it reads. Of a pass they are those of the partitions that
+    """`depth`: the pass, or COMPARE, or MEASURE. `needs`: the pieces that it reads. Of a pass they are those of the partitions that
     have sent something to this one in the pass before; of a comparison, those of the passes over this partition."""
 
     partition: PartitionId
@@ -52,6 +54,10 @@ class Made(NamedTuple):
 class LogSource(Protocol):
     def read(self, log: LogId, after: Position, through: Position) -> Iterator[LogRecord]:
         """The records in (after, through], all of which are durable."""
+        ...
+
+    def bytes_of(self, log: LogId, through: Position) -> int:
+        """What its records up to there weigh; 0: it is not known."""
         ...
 
 
@@ -101,6 +107,10 @@ class ReplayWork:
             writer.discard()
             raise
         return Made(again.tally, tuple(sorted(targets)))
+
+    def measure(self) -> dict[PartitionId, int]:
+        source, tails = self._source, self.plan.tails
+        return {number: source.bytes_of(partition_log(number), tail) for number, tail in tails.items()}
 
     def compare(self, task: Task) -> dict[str, Difference]:
         """By map. Raises as `replay`, and TriggerModuleError when a fold of some day does not load here."""
