@@ -117,25 +117,27 @@ class Replay:
         unhandled = self._unhandled_words(program, schema)
         keys, values = section.keys[first:stop], section.values[first:stop]
         ops, versions = section.ops[first:stop], section.versions[first:stop]
+        tally.writes += len(ops)
+        activate, add, outputs = session.activate, made.add, 0
         for at, (key, value, op, version) in enumerate(zip(keys, values, ops, versions, strict=True), first):
-            tally.writes += 1
             if parked and at in parked:
                 tally.parked += 1
             elif unhandled is not None:
                 tally.fail(name, program.read_key(key), unhandled)
             else:
-                result = session.activate(program, op, key, None if op == DELETE else value, version, schema)
+                result = activate(program, op, key, None if op == DELETE else value, version, schema)
                 if type(result) is Rejection:
                     tally.refuse(result, name)
                 else:
                     assert type(result) is list
                     routed = session.routed
-                    heavy = too_heavy(code, result, routed)
+                    count = len(result) + len(routed)
+                    heavy = too_heavy(code, result, routed) if count > 1 else None  # one is bounded on its own
                     if heavy is not None:
                         tally.fail(name, program.read_key(key), heavy)
                     else:
-                        tally.outputs += len(result) + len(routed)
-                        made.add(result)
+                        outputs += count
+                        add(result)
                         if routed:
                             made.send(routed)
             if table is not None:
@@ -143,6 +145,7 @@ class Replay:
                     table.pop(key, None)
                 else:
                     table[key] = value
+        tally.outputs += outputs
 
     def _unhandled_words(self, program: BoundMap, schema: int) -> str | None:
         name = (program.name, schema)

@@ -205,6 +205,7 @@ class Made:
 
     def __init__(self, code: ReplayCode) -> None:
         self._code = code
+        self._wanted = code.wanted
         self._settled: list[tuple[str, bytearray, list[bytes], list[bytes]]] = []
         self._sent: dict[int, tuple[list[int], dict[str, tuple[bytearray, list[bytes], list[bytes]]]]] = {}
 
@@ -214,7 +215,7 @@ class Made:
             self._settled.append((name, bytearray(ops), list(keys), list(values)))
 
     def add(self, outputs: list[Output]) -> None:
-        wanted, settled = self._code.wanted, self._settled
+        wanted, settled = self._wanted, self._settled
         for op, name, key, value in outputs:
             if name not in wanted:
                 continue
@@ -274,8 +275,6 @@ class Made:
 
 def too_heavy(code: ReplayCode, outputs: list[Output], routed: list[Routed]) -> str | None:
     """Why a write with these outputs would be refused, or parked: no record could hold it."""
-    if len(outputs) + len(routed) < _FEW:
-        return None
     weight = sum(len(key) + len(value or b"") + PER_WRITE_BYTES for _, _, key, value in outputs)
     weight += sum(len(key) + len(value or b"") + PER_WRITE_BYTES for _, _, (_, _, key, value) in routed)
     if weight <= code.limits.record_bytes_max:
@@ -318,6 +317,3 @@ def redrive(
     tally.outputs += len(result) + len(session.routed)
     made.add(result)
     made.send(session.routed)
-
-
-_FEW: Final = 2  # each is bounded on its own

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from tidegrid.grid.journal.files import Files
 from tidegrid.grid.log.piece import Label, PieceEncoder, PieceIndex, check, chunks, read_index
 from tidegrid.grid.model.errors import FormatError
+
+SYNC_BYTES: Final = 512 * 1024  # in slices, so that a sync of the log beside it never waits for all of a piece
 
 
 class PieceWriter:
@@ -24,7 +26,7 @@ class PieceWriter:
         self._name = name
         self._temporary = f"{name}.{os.getpid()}.tmp"
         self._encoder = PieceEncoder(identity)
-        self._offset = 0
+        self._offset = self._synced = 0
         self._file = files.create(self._temporary)
         self._put(self._encoder.header())
 
@@ -46,6 +48,9 @@ class PieceWriter:
     def _put(self, data: bytes) -> None:
         self._file.pwritev([data], self._offset)
         self._offset += len(data)
+        if self._offset - self._synced >= SYNC_BYTES:
+            self._file.sync()
+            self._synced = self._offset
 
 
 class Piece:

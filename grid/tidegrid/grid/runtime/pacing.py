@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 _TELL_SECONDS: Final = 0.1
-_BREATH_SECONDS: Final = 0.02  # work goes on for so long at a time
+_BREATH_SECONDS: Final = 0.01  # work goes on for so long at a time
 _BURST_SECONDS: Final = 0.2  # what was not used of a rate is not saved up for longer
 
 

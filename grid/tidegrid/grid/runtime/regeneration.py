@@ -26,14 +26,13 @@ from tidegrid.grid.engine.replaying import Tally
 from tidegrid.grid.journal.files import PosixFiles
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.pieces import whole
-from tidegrid.grid.journal.reading import LogReader
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.model.errors import GridError
-from tidegrid.grid.model.ids import Epoch, PartitionId, partition_log
+from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.replay_crew import Crew, CrewOptions, ProcessCrew, ThreadCrew, folder_of
 from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan, base_name
-from tidegrid.grid.runtime.replay_work import BASE, COMPARE, Task
+from tidegrid.grid.runtime.replay_work import BASE, COMPARE, MEASURE, Task
 
 REPLAY: Final = "raw writes"
 DELIVER: Final = "routed outputs"
@@ -116,6 +115,7 @@ class Regeneration:
 
     async def _run(self, crew: Crew, folder: Path) -> None:
         await asyncio.to_thread(self._prepare, folder)
+        await crew.work([Task(PartitionId(0), MEASURE)], self._measured, self._tell)
         everybody = [PartitionId(number) for number in sorted(self.plan.tails)]
         await self._pass(crew, folder, 0, [Task(number, 0) for number in everybody])
         depth = 0
@@ -146,16 +146,15 @@ class Regeneration:
 
         await crew.work(left, done, lambda _size, _writes: None)
 
+    def _measured(self, _task: Task, answer: list[Any]) -> None:
+        self._log_bytes = answer[1]
+
     def _prepare(self, folder: Path) -> None:
         files = PosixFiles(folder)
         files.prepare()
         for name in files.list():
             if name.endswith(".tmp"):
                 files.remove(name)
-        if isinstance(self._log, LocalLog):
-            with contextlib.closing(LogReader(PosixFiles(self._log.directory))) as reader:
-                for number, tail in self.plan.tails.items():
-                    self._log_bytes[number] = reader.bytes_of(partition_log(number), tail)
 
     async def _pass(self, crew: Crew, folder: Path, depth: int, tasks: list[Task]) -> None:
         self.step(DELIVER if depth else REPLAY, tasks)

@@ -244,6 +244,9 @@ class _SeamSource:
                 return
             after = records[-1].position
 
+    def bytes_of(self, log: LogId, through: Position) -> int:
+        return 0
+
 
 def folder_of(directory: Path, plan: ReplayPlan) -> Path:
     return directory / DIRECTORY / plan.name

@@ -3,6 +3,7 @@
     replay partition p, pass d      reads the log of p (and what pass d - 1 has sent to it), writes a piece
     compare partition p             builds both generations of each map in p, and tells what differs
     base of partition p             writes what the new generation of each map in p is below the activation of the code
+    measure                         how many bytes the logs have, for the progress
 
 A task is a function of the plan, the logs and the pieces of the pass before, so it can be done again, by anybody.
 """
@@ -34,12 +35,13 @@ from tidegrid.grid.store.merged import FoldAt
 
 COMPARE: Final = -1
 BASE: Final = -2
+MEASURE: Final = -3
 _ROWS_PER_CHUNK: Final = 4_000
 _LAST: Final = Position((1 << 63) - 1)
 
 
 class Task(NamedTuple):
-    """`depth`: the pass, COMPARE or BASE. `needs`: the pieces that it reads. Of a pass they are those of the partitions that
+    """`depth`: the pass, COMPARE, BASE or MEASURE. `needs`: the pieces that it reads. Of a pass they are those of the partitions that
     have sent something to this one in the pass before; of the others, those of the passes over this partition."""
 
     partition: PartitionId
@@ -57,6 +59,10 @@ class Made(NamedTuple):
 class LogSource(Protocol):
     def read(self, log: LogId, after: Position, through: Position) -> Iterator[LogRecord]:
         """The records in (after, through], all of which are durable."""
+        ...
+
+    def bytes_of(self, log: LogId, through: Position) -> int:
+        """What its records up to there weigh; 0: it is not known."""
         ...
 
 
@@ -106,6 +112,10 @@ class ReplayWork:
             writer.discard()
             raise
         return Made(again.tally, tuple(sorted(targets)))
+
+    def measure(self) -> dict[PartitionId, int]:
+        source, tails = self._source, self.plan.tails
+        return {number: source.bytes_of(partition_log(number), tail) for number, tail in tails.items()}
 
     def compare(self, task: Task) -> dict[str, Difference]:
         """By map. Raises as `replay`, and TriggerModuleError when a fold of some day does not load here."""

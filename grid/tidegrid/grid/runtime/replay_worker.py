@@ -2,7 +2,7 @@
 
     in      [directory of the log, plan, nice, share, rate], then tasks [partition, depth, needs]
     out     ["progress", bytes, writes] now and then; then for each task ["made", tally, targets], ["differs", {map: ...}],
-            ["based"] or ["failed", tidegrid.v1.Error]
+            ["based"], ["bytes", {partition: bytes}] or ["failed", tidegrid.v1.Error]
 
 Each message is its length (u32, little endian) and msgpack. It reads the log directory, which the node goes on writing
 to, and writes pieces. When its input ends it is gone at once: nobody waits for it any more.
@@ -24,9 +24,10 @@ from tidegrid.grid.model.error_message import error_message
 from tidegrid.grid.model.errors import GridError, PeerError, StorageFullError
 from tidegrid.grid.runtime.pacing import Pacer
 from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan
-from tidegrid.grid.runtime.replay_work import BASE, COMPARE, ReplayWork, Task
+from tidegrid.grid.runtime.replay_work import BASE, COMPARE, MEASURE, ReplayWork, Task
 
 LENGTH: Final = Struct("<I")
+_NICEST: Final = 19
 
 
 def encode(message: Any) -> bytes:
@@ -44,8 +45,7 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
             out.flush()
 
     directory, plain, nice, share, rate = inbox.take()
-    if nice:
-        os.nice(nice)
+    _stand_back(nice)
     gc.set_threshold(50_000, 20, 1_000)  # what is made here lives until its chunk is written, and is in no circle
     plan = ReplayPlan.of_plain(plain)
     pacer = Pacer(lambda size, writes: say(["progress", size, writes]), share, rate)
@@ -68,12 +68,20 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
         say(answer)
 
 
+def _stand_back(nice: int) -> None:
+    os.nice(nice)
+    if nice == _NICEST and sys.platform == "linux":  # then whoever wakes up gets the core at once
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def do(work: ReplayWork, task: Task) -> list[Any]:
     if task.depth == BASE:
         work.base(task)
         return ["based"]
     if task.depth == COMPARE:
         return ["differs", {name: found.plain() for name, found in work.compare(task).items()}]
+    if task.depth == MEASURE:
+        return ["bytes", work.measure()]
     made = work.replay(task)
     return ["made", made.tally.plain(), list(made.targets)]
 
