@@ -14,6 +14,7 @@ from tidegrid.grid.engine.redrive import ParkedRequest, RedriveRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
+from tidegrid.triggers.batch import Batch
 from tidegrid.v1.control_pb2 import ControlRecord
 
 Try = tuple[bytes, int]
@@ -81,6 +82,27 @@ class AppendControl:
 
 
 @dataclass(frozen=True, slots=True)
+class RunBatch:
+    """Run these rows in a worker process, and report with `Node.batch_done`; look-ups go to `Isolation.look_up`.
+
+    `code` is what the worker has to load (tidegrid.triggers.batch).
+    """
+
+    number: int
+    partition: PartitionId
+    code: bytes
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """A trigger is not run any more on this node: somebody should be told."""
+
+    trigger: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Send to another node; it may be lost."""
 
@@ -132,6 +154,8 @@ Effect = (
     | LoadCheckpoint
     | ReadLog
     | CheckTails
+    | RunBatch
+    | Suspended
     | Tell
     | Answered
     | ClosedTo

@@ -33,12 +33,14 @@ from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.groups import Groups
 from tidegrid.grid.engine.intake import Carry, Intake, Request
 from tidegrid.grid.engine.lending import Lending
+from tidegrid.grid.engine.making import BatchDone
 from tidegrid.grid.engine.opening import Opening
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.post import LETTERS, Post
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.retention import Retention, RetentionOptions
 from tidegrid.grid.engine.routing import Routing
+from tidegrid.grid.engine.suspension import Suspensions
 from tidegrid.grid.engine.tenure import Tenure
 from tidegrid.grid.engine.waiting import Milestone
 from tidegrid.grid.engine.writes import WritePath
@@ -53,6 +55,7 @@ from tidegrid.grid.ring.promise import PartitionPromise
 from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.grid.ring.token import merge_tails
 from tidegrid.grid.ring.view import Member
+from tidegrid.triggers.budget import Watch
 from tidegrid.v1 import ring_pb2
 from tidegrid.v1.control_pb2 import ControlRecord
 
@@ -83,11 +86,13 @@ class Node:
         self._effects: list[Effect] = []
         self._instant = Instant(0.0, 0)
         seed = int.from_bytes(control.grid_id[:8], "big")
-        self.writes = WritePath(limits, seed, self._effects.append, lambda: self.ring.epoch, self._frame_landed)
+        self.watch = watch = Watch()
+        self.writes = WritePath(limits, seed, self._effects.append, lambda: self.ring.epoch, self._frame_landed, watch)
         self.copies = ReferenceCopies(first_number=incarnation << 32)
         self.references = ReferenceExchange(self.copies, control, me, self.writes.partitions)
         self.retention = Retention(control, retention)
-        self._catalogs = Catalogs(control, limits, strict)
+        self._catalogs = Catalogs(control, limits, strict, watch)
+        self.suspensions = Suspensions(self._catalogs, watch, self._effects.append)
         self.routing = Routing(me, control, self.writes.partitions, self._catalogs, limits, self.writes.stirred)
         self.ring = Ring(me, incarnation, control, self, ring_options)
         self.tenure = Tenure(
@@ -131,10 +136,6 @@ class Node:
         return self.writes.partitions
 
     @property
-    def stopping(self) -> bool:
-        return self.intake.stopping
-
-    @property
     def epoch(self) -> Epoch:
         return self.ring.epoch
 
@@ -145,6 +146,7 @@ class Node:
     def take(self) -> list[Effect]:
         """The effects since the last call, in the order in which to perform them. Raises as `Catalogs.check`."""
         self._catalogs.check()
+        self.suspensions.look(self._instant)
         self.post.routed()
         self._collect_ring()
         effects, self._effects[:] = list(self._effects), []
@@ -208,6 +210,11 @@ class Node:
         self.tenure.decided()
         self.ring.stirred(instant.now)
         return True
+
+    def batch_done(self, instant: Instant, done: BatchDone) -> None:
+        self._enter(instant)
+        self.writes.batch_done(done)
+        self._decided()
 
     def landed(self, instant: Instant, slot: Slot, position: Position) -> None:
         self._enter(instant)
@@ -300,6 +307,8 @@ class Node:
         elif isinstance(event, MapAdded | Deployed):
             self._catalogs.forget()
             self._refresh_maps()
+            if isinstance(event, Deployed):
+                self.suspensions.resume()
         elif isinstance(event, ViewChanged):
             self.copies.restart()
             self.tenure.view_applied(self._instant.now)
@@ -419,16 +428,7 @@ class Node:
     # What the ring asks (ring.Local) -----------------------------------------------------------------------------
 
     def promises(self) -> Iterable[PartitionPromise]:
-        for number, partition in self.partitions.items():
-            yield PartitionPromise(
-                number,
-                partition.serving,
-                partition.lowest_in_flight,
-                partition.lowest_lent,
-                partition.routes.undelivered,
-            )
-        for partition in self.writes.undecided():
-            yield PartitionPromise(partition.id, True, partition.lowest_in_flight, partition.lowest_lent)
+        return self.writes.promises()
 
     def tails(self) -> Mapping[PartitionId, Position]:
         own = {number: partition.tail for number, partition in self.partitions.items() if partition.serving}

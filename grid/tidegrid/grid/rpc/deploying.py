@@ -200,7 +200,7 @@ class Deploying:
         size = sum(len(module.source.encode("utf-8", "surrogatepass")) for module in modules)
         if size > limits.record_bytes_max - _RECORD_ROOM:
             raise TooLargeError.of("source text of the deployment", size, limits.record_bytes_max - _RECORD_ROOM)
-        return await load_beside(modules, control.declared, control.partitions, limits)
+        return await load_beside(modules, control.declared, control.partitions, limits, self._driver.rehearsed)
 
     async def _ask_all(
         self, coming: Deployment, runtime: TriggerRuntime, sample_max: int, seconds: float

@@ -23,6 +23,8 @@ from tidegrid.grid.engine.effects import (
     LoadCheckpoint,
     ReadControl,
     ReadLog,
+    RunBatch,
+    Suspended,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry, Request
@@ -34,6 +36,8 @@ from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, NodeId, Pa
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.peers import Peers
+from tidegrid.grid.runtime.pool import Pool, WorkerOptions
+from tidegrid.triggers.budget import Watch
 from tidegrid.v1.ring_pb2 import RehearseReply, RehearseRequest
 
 CONTROL_READ_BYTES = 1024 * 1024
@@ -68,6 +72,9 @@ class Driver:
         self._reclaiming = False
         self._stopped = False
         self.failure: GridError | None = None
+        self.pool: Pool | None = None  # of worker processes; that of the whole process, if it is given one
+        self._own_pool: Pool | None = None
+        self.rehearsed = Watch()  # of what is run for a plan, on the thread of the node
         self._unfollow: Callable[[], None] = lambda: None
 
     # Inputs ------------------------------------------------------------------------------------------------------
@@ -181,6 +188,10 @@ class Driver:
             case Answered(requests):
                 for request in requests:
                     request.reply_to(request)
+            case RunBatch():
+                self._spawn(self._run_batch(effect))
+            case Suspended(trigger, words):
+                _log.error("node %d: trigger %r: %s", self.node.me, trigger, words)
             case Tell(to, envelope):
                 self._peers.send(to, envelope)
             case ClosedTo():
@@ -298,6 +309,14 @@ class Driver:
             self._fail(error)
         self._soon()
 
+    async def _run_batch(self, effect: RunBatch) -> None:
+        if self.pool is None:
+            self.pool = self._own_pool = Pool(WorkerOptions())
+        done = await self.pool.run(effect, partial(self.node.writes.isolation.look_up, effect.number))
+        if not self._stopped:
+            self.node.batch_done(self._clock.instant(), done)
+            self._soon()
+
     async def _load_checkpoint(self, effect: LoadCheckpoint) -> None:
         try:
             saved = await self.log.load_checkpoint(partition_log(effect.partition))
@@ -377,3 +396,5 @@ class Driver:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 _log.error("node %d: %r", self.node.me, result)
+        if self._own_pool is not None:
+            self._own_pool.close()
