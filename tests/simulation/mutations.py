@@ -14,6 +14,7 @@ import pytest
 
 from tests.simulation import switched_off_engine as off
 from tests.simulation import switched_off_groups as group_off
+from tests.simulation import switched_off_isolation as apart_off
 from tests.simulation import switched_off_parking as park_off
 from tests.simulation import switched_off_ring as ring_off
 from tests.simulation import switched_off_routing as route_off
@@ -62,6 +63,7 @@ LONG_ROUNDS: Final = {
     "limit": 16,
 }  # fmt: skip
 PARKED: Final = {"redrivers": 4, "redrive_rate": 60.0, "write_delay": 0.01}
+APART: Final = {"isolated": 1.0, "worker_delay": 0.02, "write_delay": 0.01, "nodes": 2, "partitions": 2}
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
@@ -188,4 +190,11 @@ MUTATIONS: Final = (
     Mutation("parked, superseded", park_off.later_versions_not_seen, 20, PARKED, quick=True),
     Mutation("parked, in flight", park_off.redriven_on_a_frame_in_flight, 60, PARKED),
     Mutation("parked, room", park_off.parked_nowhere, 20, PARKED, quick=True),
+    Mutation("E4, in the making", apart_off.makings_not_counted, 20, APART, quick=True),
+    Mutation("E4, the stamp", apart_off.made_at_the_answer, 20, APART, quick=True),
+    Mutation("isolation, the base", apart_off.base_undone_and_still_made, 100, {**APART, **SILENT}),
+    Mutation("isolation, one at a time", apart_off.computed_beside_a_making, 60, {**APART, **PARKED}),
+    Mutation("isolation, which row", apart_off.answers_not_held_against_the_frame, 60, APART),
+    Mutation("isolation, which batch", apart_off.any_answer_taken, 60, {**APART, **SILENT}),
+    Mutation("isolation, groups (liveness)", apart_off.loans_not_dropped, 60, {**APART, **GROUPS, "crash_rate": 3.0}),
 )

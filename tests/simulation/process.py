@@ -25,9 +25,11 @@ from tidegrid.grid.engine.effects import (
     LoadCheckpoint,
     ReadControl,
     ReadLog,
+    RunBatch,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry, Request
+from tidegrid.grid.engine.making import BatchDone
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import ScanRequest
@@ -46,6 +48,7 @@ from tests.simulation import auditor
 from tests.simulation.content import TABLES
 from tests.simulation.judge import Violation
 from tests.simulation.options import LIMITS
+from tests.simulation.pool import Pool
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -68,6 +71,7 @@ class Process:
         self.world, self.me = world, me
         self.life = 0
         self.incarnation = Incarnation(0)
+        self._pool = Pool(self)
         self.listeners: list[Callable[[], None]] = []  # told of closes, of starts and of deaths
         self._forget()
 
@@ -214,6 +218,8 @@ class Process:
             case Answered(requests):
                 for request in requests:
                     request.reply_to(request)
+            case RunBatch():
+                self._pool.run(effect)
             case Tell(to, envelope):
                 self.world.deliver(self.me, to, envelope)
             case ClosedTo():
@@ -226,6 +232,11 @@ class Process:
                 self.control_grew()
             case CheckTails():
                 self._check_tails(effect)
+
+    def batch_done(self, done: BatchDone) -> None:
+        if self.node is not None:
+            self.node.batch_done(self.instant(), done)
+            self._soon_turn()
 
     def _set_timer(self) -> None:
         assert self.node is not None
@@ -477,5 +488,5 @@ class Process:
             live, recovered = ([getattr(one, fact) for fact in facts] for one in (partition, fresh))
             if live != recovered:
                 raise Violation(f"I11: partition {partition.id} is {live}, recovered {recovered}")
-            if not node.drained or node.writes._queued_bytes or partition.queued_bytes:
+            if partition.making is not None or not node.drained or node.writes._queued_bytes or partition.queued_bytes:
                 raise Violation(f"partition {partition.id} of node {self.me} is not at rest")

@@ -1,0 +1,119 @@
+"""Rules of frames in the making switched off (engine/making.py). See mutations.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from tidegrid.grid.engine import isolation, made, partition, writes
+from tidegrid.grid.model.ids import Epoch
+
+Patch = pytest.MonkeyPatch
+
+
+def makings_not_counted(patch: Patch) -> None:
+    """E4: time closes the epoch of a frame in the making."""
+
+    def lowest(self: partition.Partition) -> Epoch | None:
+        frame = self.in_flight or self.next
+        return frame.stamp if frame is not None and frame.loan is None else None
+
+    patch.setattr(partition.Partition, "lowest_in_flight", property(lowest))
+
+
+def made_at_the_answer(patch: Patch) -> None:
+    """E4: it is stamped when the answer has come, with what its triggers have seen before."""
+    right = isolation.Isolation.done
+
+    def done(self: isolation.Isolation, answer: Any) -> Any:
+        found = right(self, answer)
+        if found is not None and found.making is not None and found.making.kind is not isolation.Kind.LOAN:
+            found.making = dataclasses.replace(found.making, epoch=max(found.making.epoch, self.epoch()))
+        return found
+
+    init = writes.WritePath.__init__
+
+    def made(self: writes.WritePath, limits: Any, seed: Any, emit: Any, epoch: Any, *rest: Any) -> None:
+        init(self, limits, seed, emit, epoch, *rest)
+        self.isolation.epoch = epoch  # type: ignore[attr-defined]
+
+    patch.setattr(writes.WritePath, "__init__", made)
+    patch.setattr(isolation.Isolation, "done", done)
+
+
+def any_answer_taken(patch: Patch) -> None:
+    """That of a making which was dropped is taken for the one that came after it."""
+
+    def making(self: isolation.Isolation, number: int) -> partition.Partition | None:
+        found = None
+        for one in self._partitions.values():
+            if one.making is not None and (found is None or one.making.number == number):
+                found = one
+        return found
+
+    patch.setattr(isolation.Isolation, "making", making)
+
+
+def base_undone_and_still_made(patch: Patch) -> None:
+    """What was being made on a frame that never lands is kept."""
+    for name in ("failed", "slot_taken"):
+        right = getattr(partition.Partition, name)
+
+        def keep(self: partition.Partition, *arguments: Any, right: Any = right) -> Any:
+            kept = self.making
+            found = right(self, *arguments)
+            if self.serving:
+                self.making = kept
+            return found
+
+        patch.setattr(partition.Partition, name, keep)
+
+
+def computed_beside_a_making(patch: Patch) -> None:
+    """Redrives and deliveries do not wait for it."""
+    right = partition.Partition.wants_computing
+
+    def wants(self: partition.Partition, epoch: Epoch) -> bool:
+        kept, self.making = self.making, None
+        if kept is not None and kept.kind is isolation.Kind.WRITES:
+            queue, self.queue = self.queue, type(self.queue)()
+            found = right(self, epoch)
+            self.queue = queue
+        else:
+            found = right(self, epoch) if kept is None else False
+        self.making = kept
+        return found
+
+    begin = isolation.Isolation.begin
+
+    def beside(self: isolation.Isolation, of: partition.Partition, *arguments: Any) -> int:
+        return begin(self, of, *arguments) if of.making is None else 0
+
+    patch.setattr(partition.Partition, "wants_computing", wants)
+    patch.setattr(isolation.Isolation, "begin", beside)
+
+
+def answers_not_held_against_the_frame(patch: Patch) -> None:
+    """A row is given what came of whatever row the worker had in its place."""
+    right = made.Made.activate
+
+    def activate(
+        self: made.Made, program: Any, op: int, key: bytes, value: Any, version: int, *rest: Any, **more: Any
+    ) -> Any:
+        rows = list(self._rows)
+        if rows and isinstance(rows[0], made._Row):
+            rows[0] = rows[0]._replace(key=key, version=version)
+        self._rows = iter(rows)
+        return right(self, program, op, key, value, version, *rest, **more)
+
+    patch.setattr(made.Made, "activate", activate)
+
+
+def loans_not_dropped(patch: Patch) -> None:
+    """Liveness: a group has gone elsewhere, and what was made for it stays in flight."""
+
+    def waits(waiting: Any, attempt: object) -> bool:
+        return True
+
+    patch.setattr("tidegrid.grid.engine.lending._waits", waits)
