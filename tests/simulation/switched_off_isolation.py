@@ -70,30 +70,6 @@ def base_undone_and_still_made(patch: Patch) -> None:
         patch.setattr(partition.Partition, name, keep)
 
 
-def computed_beside_a_making(patch: Patch) -> None:
-    """Redrives and deliveries do not wait for it."""
-    right = partition.Partition.wants_computing
-
-    def wants(self: partition.Partition, epoch: Epoch) -> bool:
-        kept, self.making = self.making, None
-        if kept is not None and kept.kind is isolation.Kind.WRITES:
-            queue, self.queue = self.queue, type(self.queue)()
-            found = right(self, epoch)
-            self.queue = queue
-        else:
-            found = right(self, epoch) if kept is None else False
-        self.making = kept
-        return found
-
-    begin = isolation.Isolation.begin
-
-    def beside(self: isolation.Isolation, of: partition.Partition, *arguments: Any) -> int:
-        return begin(self, of, *arguments) if of.making is None else 0
-
-    patch.setattr(partition.Partition, "wants_computing", wants)
-    patch.setattr(isolation.Isolation, "begin", beside)
-
-
 def answers_not_held_against_the_frame(patch: Patch) -> None:
     """A row is given what came of whatever row the worker had in its place."""
     right = made.Made.activate

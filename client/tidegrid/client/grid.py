@@ -27,6 +27,7 @@ from tidegrid.client.deploy import (
     content_of,
     deploy,
     deployments,
+    resume,
 )
 from tidegrid.client.dispatcher import Dispatcher, backoff
 from tidegrid.client.errors import error_of
@@ -258,6 +259,14 @@ class Grid:
     async def deployments(self, *, deadline: float | None = None) -> list[DeploymentEntry]:
         """The deployments there have been, oldest first."""
         return await deployments(self._dispatcher, self._until(deadline))
+
+    async def resume(self, trigger: str = "", *, deadline: float | None = None) -> list[str]:
+        """Every node runs a suspended trigger again, or (empty) all of them; returns which were suspended.
+
+        A trigger is suspended by a node on which it went over its time budget again and again; `status` tells. Raises
+        PeerError when a node does not answer.
+        """
+        return await resume(self._dispatcher, trigger, self._deadline if deadline is None else deadline)
 
     async def parked(self, map: str | None = None, *, deadline: float | None = None) -> list[ParkedWrite]:
         """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all."""

@@ -208,3 +208,18 @@ async def test_several_nodes_and_everything_is_gone_at_the_end() -> None:
     for pid in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+async def test_a_suspended_trigger_shows_and_is_resumed(caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(nodes=2) as grid:
+        raw = grid.map("raw")
+        for _ in range(3):
+            with pytest.raises(RejectedError, match="budget"):
+                await raw.put("a", "loop")
+        told = [one for member in await grid.status() if member.status for one in member.status.suspended]
+        assert [one.trigger for one in told] == ["make"] and "3 writes within" in told[0].words
+        assert [record.levelname for record in caplog.records if "suspended" in record.message] == ["ERROR"]
+        with pytest.raises(TriggerSuspendedError):
+            await raw.put("a", 1)
+        assert await grid.resume("another") == [] and await grid.resume("make") == ["make"]
+        assert (await raw.put("a", 1)).version == 1

@@ -221,6 +221,11 @@ class Isolation:
         self._emit(RunBatch(self._number, partition.id, runtime.code, batch))
         return batch.rows
 
+    def needed(self, horizon: Epoch) -> Epoch:
+        """Up to where copies of reference maps may be reclaimed: batches under way look them up as of when they began."""
+        making = (one.making for one in self._partitions.values())
+        return min([horizon, *(one.references.through for one in making if one is not None)])
+
     # What comes of it --------------------------------------------------------------------------------------------
 
     def making(self, number: int) -> Partition | None:

@@ -392,7 +392,7 @@ class Node:
 
     def reclaim(self, budget: int) -> int:
         """Lets go of history past the horizon, and of ended sessions; at most about `budget` steps. Returns steps."""
-        self.copies.reclaim(self.control.horizon, budget)
+        self.copies.reclaim(self.writes.isolation.needed(self.control.horizon), budget)
         return self.retention.reclaim((one for one in self.partitions.values() if one.serving), budget)
 
     def _follow_references(self) -> None:
