@@ -192,8 +192,7 @@ MUTATIONS: Final = (
     Mutation("parked, room", park_off.parked_nowhere, 20, PARKED, quick=True),
     Mutation("E4, in the making", apart_off.makings_not_counted, 20, APART, quick=True),
     Mutation("E4, the stamp", apart_off.made_at_the_answer, 20, APART, quick=True),
-    Mutation("isolation, the base", apart_off.base_undone_and_still_made, 100, {**APART, **SILENT}),
-    Mutation("isolation, which row", apart_off.answers_not_held_against_the_frame, 60, APART),
+    Mutation("isolation, the base", apart_off.base_undone_and_still_made, 60, {**APART, **FULL}),
     Mutation("isolation, which batch", apart_off.any_answer_taken, 60, {**APART, **SILENT}),
     Mutation("isolation, groups (liveness)", apart_off.loans_not_dropped, 60, {**APART, **GROUPS, "crash_rate": 3.0}),
 )

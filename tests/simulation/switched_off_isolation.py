@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tidegrid.grid.engine import isolation, made, partition, writes
+from tidegrid.grid.engine import isolation, partition, writes
 from tidegrid.grid.model.ids import Epoch
 
 Patch = pytest.MonkeyPatch
@@ -68,22 +68,6 @@ def base_undone_and_still_made(patch: Patch) -> None:
             return found
 
         patch.setattr(partition.Partition, name, keep)
-
-
-def answers_not_held_against_the_frame(patch: Patch) -> None:
-    """A row is given what came of whatever row the worker had in its place."""
-    right = made.Made.activate
-
-    def activate(
-        self: made.Made, program: Any, op: int, key: bytes, value: Any, version: int, *rest: Any, **more: Any
-    ) -> Any:
-        rows = list(self._rows)
-        if rows and isinstance(rows[0], made._Row):
-            rows[0] = rows[0]._replace(key=key, version=version)
-        self._rows = iter(rows)
-        return right(self, program, op, key, value, version, *rest, **more)
-
-    patch.setattr(made.Made, "activate", activate)
 
 
 def loans_not_dropped(patch: Patch) -> None:

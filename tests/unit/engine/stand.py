@@ -23,6 +23,8 @@ from tidegrid.grid.engine.effects import (
     Purpose,
     ReadControl,
     ReadLog,
+    RunBatch,
+    Suspended,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry
@@ -113,6 +115,8 @@ class Stand:
         self.readings = 0
         self.tail_checks: list[CheckTails] = []
         self.group_appends: list[AppendGroup] = []
+        self.batches: list[RunBatch] = []
+        self.suspended: list[Suspended] = []
         self.sequences: dict[bytes, int] = {}
         self.control = ControlState()
         if log is None:
@@ -238,6 +242,10 @@ class Stand:
                 self.opening.append(effect)
             elif isinstance(effect, Answered):
                 self.answered.extend(effect.requests)
+            elif isinstance(effect, RunBatch):
+                self.batches.append(effect)
+            elif isinstance(effect, Suspended):
+                self.suspended.append(effect)
             elif isinstance(effect, Tell):
                 self.told.append(effect)
             elif isinstance(effect, AppendControl):

@@ -82,7 +82,7 @@ class Made:
         try:
             for part in parts:
                 for answer in part.answers:
-                    told += _rows(batch, answer)
+                    told += list(_rows(batch, answer))  # whole, or not at all
                 if part.ending is not None:
                     told.append(part.ending)
         except (IndexError, ValueError):

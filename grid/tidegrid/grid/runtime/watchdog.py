@@ -48,19 +48,20 @@ class Watchdog:
             self._thread.join()
 
     def _run(self) -> None:
-        since: dict[int, tuple[object, float]] = {}
-        pause = LOOK_SECONDS_MAX
+        seen: dict[int, tuple[object, float]] = {}  # the row, and how long it has been there
+        pause, looked = LOOK_SECONDS_MAX, time.monotonic()
         while not self._ended.wait(pause):
             now = time.monotonic()
+            passed, looked = min(now - looked, 1.5 * pause), now  # a process that was stopped has not run for so long
             pause = LOOK_SECONDS_MAX
             for watch in self._watches:
                 row, budget = watch.row, watch.budget
                 if budget:
                     pause = min(pause, max(LOOK_SECONDS_MIN, budget / 4))
-                known, begun = since.get(id(watch), (None, now))
-                if row is None or row is not known:
-                    since[id(watch)] = (row, now)
-                elif now - begun >= budget:
+                known, spent = seen.get(id(watch), (None, 0.0))
+                spent = spent + passed if row is not None and row is known else 0.0
+                seen[id(watch)] = (row, spent)
+                if budget and spent >= budget:
                     self._stop(watch, row)
 
     def _stop(self, watch: Watch, row: object) -> None:
