@@ -7,7 +7,7 @@ two maps is bound twice, because a `Target` says what holds between one source a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tidegrid.grid.model.errors import TriggerSuspendedError
 from tidegrid.grid.model.keys import key_pattern
@@ -88,6 +88,7 @@ class BoundTrigger:
         self.spec = spec
         self.schema = spec.schema
         self.targets = targets
+        self.function: Callable[..., Any]
         self.resume()
 
     def resume(self) -> None:
