@@ -4,6 +4,7 @@ Each case is a trigger on raw flights that translates as the flights example doe
 raw flight; they differ in where the rest goes:
 
   inline   the typed flight beside the raw one: the example itself, as in write_path
+  process  the same, in worker processes (isolation="process")
   routed   the typed flight into a map that begins with the tail number, in another partition
   merged   what an aircraft's flights add up to, into a row of another partition with a fold
   chained  routed, and a trigger there emits one more
@@ -102,8 +103,11 @@ class Case:
     at_least: float | None = None
 
 
+APART: Final = FLIGHTS_TRIGGERS.read_text().replace("@trigger(", '@trigger(isolation="process", ')
+
 CASES: Final = (
     Case("inline", "the typed flight beside the raw one", "flights", at_least=0.5),
+    Case("process", "the typed flight beside the raw one, made in a worker process", "flights", APART),
     Case("routed", "the typed flight in another partition", "flights.by_aircraft", HEAD + ROUTED, at_least=0.35),
     Case("merged", "one Merge into a row of another partition", "aircraft", HEAD + MERGED),
     Case(

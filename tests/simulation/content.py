@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgpack
+from tidegrid.grid.log.record import Record
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.partitioner import partition_of
 
@@ -65,7 +66,7 @@ def translate(write: Write, grid: Context):
     yield Merge("sums", item, row["n"])
 
 
-@trigger(on="spread", emits=("onward", "sums", "far"), on_error="park")
+@trigger(on="spread", emits=("onward", "sums", "far"), on_error="park", isolation=ISOLATION)
 def carry_on(write: Write, grid: Context):
     item, group = write.key
     if write.op == "delete":
@@ -81,9 +82,9 @@ def carry_on(write: Write, grid: Context):
 """
 
 
-def source(code: int) -> str:
-    """The module of deployment number `code`."""
-    return f"CODE = {code}\n{_SOURCE}"
+def source(code: int, isolation: str = "inline") -> str:
+    """The module of deployment number `code`. `isolation`: of the trigger on spread, and so of what may set it off."""
+    return f"CODE = {code}\nISOLATION = {isolation!r}\n{_SOURCE}"
 
 
 Look = Callable[[str, tuple[Any, ...]], Any]
@@ -95,6 +96,14 @@ STREAMS: Final = ("events", "notes", "far")
 
 class Fails(str):
     """A trigger raises something that is no Reject, with this text."""
+
+
+STOPPED: Final = Fails("longer than its budget")
+"""What is said of a row that a worker was stopped with, and of those that a suspended trigger is not run on."""
+
+
+def stopped_rows(record: Record) -> set[int]:
+    return {failure.row for failure in record.failures if STOPPED in failure.message}
 
 
 class Wanted(NamedTuple):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
+from tidegrid.grid.engine.requests import NAMED_SESSION
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.log.record import (
     DATA,
@@ -33,7 +34,7 @@ from tidegrid.grid.model.ids import CONTROL_LOG
 from tidegrid.grid.ring.holds import HoldEnd
 from tidegrid.v1.control_pb2 import ControlRecord, Horizon
 
-from tests.simulation.content import ITEMS, STREAMS, Fails, Keys, Wanted, folded, unpack
+from tests.simulation.content import ITEMS, STOPPED, STREAMS, Fails, Keys, Wanted, folded, stopped_rows, unpack
 from tests.simulation.deliveries import Deliveries, Row
 from tests.simulation.parked import Parked
 from tests.simulation.violation import Violation
@@ -239,6 +240,7 @@ class Judge:
             for at, again in self.parked.redriven_by(code, partition, position, record):
                 self._check_outputs(iter(again), at, partition, position, record, emitted, outbox)
         failed = {failure.row for failure in record.failures} if not record.redriven else set()
+        stopped = stopped_rows(record)
         written = 0
         sections = [decode_section(payload) for payload in record.sections[:split]]
         starts = list(accumulate((len(section.keys) for section in sections), initial=0))
@@ -249,11 +251,17 @@ class Judge:
             section, name = sections[at], record.maps[at]
             key, value, op, version = section.keys[row], section.values[row], section.ops[row], section.versions[row]
             request = requests[starts[at] + row]
+            if starts[at] + row in stopped and request[0][0] == NAMED_SESSION:
+                self.refused.pop(
+                    request, None
+                )  # not remembered, so a late copy, with which a worker was stopped, is parked
             self._write(request, name, key, None if op == DELETE else value, version, position, record)
             if name == "raw":
                 content = None if op == DELETE else unpack(value)
-                made = self.deliveries.outputs_of_write(code, key, content, partition, record)
                 number = starts[at] + row
+                made: list[Wanted] | Fails = STOPPED
+                if number not in stopped:
+                    made = self.deliveries.outputs_of_write(code, key, content, partition, record)
                 if isinstance(made, str):
                     self.parked.park(partition, (position, number), name, key, content, version, record, failed)
                 else:
@@ -273,6 +281,7 @@ class Judge:
         emitted = self._all_emitted(partition, position, record)
         outbox: Outbox = {}
         failed = {failure.row: failure.veto for failure in record.failures}
+        stopped = stopped_rows(record)
         numbers: list[int] = []
         split = record.write_sections
         for name, payload in zip(record.maps[:split], record.sections[:split], strict=True):
@@ -284,6 +293,7 @@ class Judge:
                 numbers.append(version)
         for at, row in enumerate(self.deliveries.taken(partition, record)):
             made = self.deliveries.outputs_of_delivery(code, row, partition, record) if row.map == "spread" else []
+            made = STOPPED if at in stopped else made
             if isinstance(made, str) is not (at in failed):
                 raise Violation(f"X8: {row} in {partition}: {made}; failures noted: {sorted(failed)}")
             if isinstance(made, str):
@@ -454,6 +464,8 @@ class Judge:
         elif isinstance(error, RejectedError) and error.failed:
             if "would be parked" in error.message:
                 self.parked.is_full(request[1])
+            elif STOPPED in error.message and request in self.group_of:
+                pass  # the rest of it was not run
             else:
                 raise Violation(f"{_shown(request)}: the trigger failed: {error}")
         elif isinstance(error, RejectedError) and "total " in error.message:

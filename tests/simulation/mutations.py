@@ -15,6 +15,7 @@ import pytest
 from tests.simulation import switched_off_engine as off
 from tests.simulation import switched_off_generations as generation_off
 from tests.simulation import switched_off_groups as group_off
+from tests.simulation import switched_off_isolation as apart_off
 from tests.simulation import switched_off_parking as park_off
 from tests.simulation import switched_off_ring as ring_off
 from tests.simulation import switched_off_routing as route_off
@@ -64,6 +65,7 @@ LONG_ROUNDS: Final = {
     "limit": 16,
 }  # fmt: skip
 PARKED: Final = {"redrivers": 4, "redrive_rate": 60.0, "write_delay": 0.01}
+APART: Final = {"isolated": 1.0, "worker_delay": 0.02, "write_delay": 0.01, "nodes": 2, "partitions": 2}
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
@@ -195,4 +197,9 @@ MUTATIONS: Final = (
     Mutation("generations, log", generation_off.built_from_what_has_not_landed, 60, GENERATIONS),
     Mutation("generations, O3", generation_off.opened_without_them, 100, {**GENERATIONS, **CRASHES}),
     Mutation("generations, I9", generation_off.followed_across_a_switch, 60, {**GENERATIONS, "followers": 6}),
+    Mutation("E4, in the making", apart_off.makings_not_counted, 20, APART, quick=True),
+    Mutation("E4, the stamp", apart_off.made_at_the_answer, 20, APART, quick=True),
+    Mutation("isolation, the base", apart_off.base_undone_and_still_made, 60, {**APART, **FULL}),
+    Mutation("isolation, which batch", apart_off.any_answer_taken, 60, {**APART, **SILENT}),
+    Mutation("isolation, groups (liveness)", apart_off.loans_not_dropped, 60, {**APART, **GROUPS, "crash_rate": 3.0}),
 )

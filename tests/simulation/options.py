@@ -38,6 +38,10 @@ class Options:
     no_answer: float = 0.03  # an append is not answered; it lands, or lands later, or never
     late_append: float = 0.5  # what a dead process had handed over gets into the log
     control_delay: float = 0.004
+    # Worker processes.
+    isolated: float = 0.5  # deployments with triggers that run there
+    worker_delay: float = 0.003  # of an order, and of its answer
+    worker_loss: float = 0.02  # a batch with a row that a worker was stopped with
     # Processes.
     crash_rate: float = 0.8
     checkpoint_rate: float = 2.0
@@ -92,6 +96,8 @@ class Options:
             no_answer=chance.choice((0.0, 0.03, 0.15)),
             history_bytes=chance.choice((1 << 30, 1 << 30, 4000)),
             regenerate_rate=chance.choice((0.0, 4.0, 20.0)),
+            isolated=chance.choice((0.0, 0.5, 1.0)),
+            worker_delay=chance.choice((0.001, 0.003, 0.02)),
         )
         return replace(made, **overrides)
 
@@ -111,6 +117,8 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "suspicion": {"suspicion_rate": 0.0},
     "no_answer": {"no_answer": 0.0},
     "late_append": {"late_append": 0.0},
+    "isolation": {"isolated": 0.0},
+    "worker_loss": {"worker_loss": 0.0},
     "storage_full": {"storage_full": 0.0},
     "log_failure": {"log_failure": 0.0},
     "checkpoint": {"checkpoint_rate": 0.0},

@@ -12,7 +12,7 @@ from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.redrive import DROPPED, FAILED, GONE, REDRIVEN, SUPERSEDED, Outcome
 from tidegrid.grid.log.record import ROUTED, Record
 
-from tests.simulation.content import Wanted, pack
+from tests.simulation.content import STOPPED, Wanted, pack, stopped_rows
 from tests.simulation.options import LIMITS
 from tests.simulation.violation import Violation
 
@@ -75,6 +75,7 @@ class Parked:
         if record.write_sections or record.sessions or record.sources:
             raise Violation(f"parked: {position} in {partition} is more than a redrive")
         failed = {failure.row for failure in record.failures}
+        stopped = stopped_rows(record)
         for at, done in enumerate(record.redriven):
             of = (done.position, done.row)
             row = self.rows[partition].get(of)
@@ -85,7 +86,7 @@ class Parked:
                 continue
             if self.superseded(row) and (partition, of) not in self.forced:
                 raise Violation(f"parked: {of} of {partition} goes over a later version of {row.map} {row.key!r}")
-            made = self._made(code, partition, row, record)
+            made = STOPPED if at in stopped else self._made(code, partition, row, record)
             if isinstance(made, str) is not (at in failed):
                 raise Violation(f"parked: {of} of {partition} makes {made}; failures noted: {sorted(failed)}")
             if isinstance(made, str):

@@ -27,9 +27,11 @@ from tidegrid.grid.engine.effects import (
     ReadControl,
     ReadLog,
     ReadOutputs,
+    RunBatch,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry, Request
+from tidegrid.grid.engine.making import BatchDone
 from tidegrid.grid.engine.node import Instant, Node
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reads import ScanRequest
@@ -55,6 +57,7 @@ from tests.simulation import auditor
 from tests.simulation.content import TABLES
 from tests.simulation.judge import Violation
 from tests.simulation.options import LIMITS
+from tests.simulation.pool import Pool
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -77,6 +80,7 @@ class Process:
         self.world, self.me = world, me
         self.life = 0
         self.incarnation = Incarnation(0)
+        self._pool = Pool(self)
         self.listeners: list[Callable[[], None]] = []  # told of closes, of starts and of deaths
         self._forget()
 
@@ -173,10 +177,10 @@ class Process:
         node, world = self.node, self.world
         assert node is not None
         if world.storm and world.happens(0.1):
-            node.build_failed(self.instant(), effect, UnavailableError("the base cannot be read now"))
+            node.tenure.builds.failed(self.instant().now, effect.build, UnavailableError("the base cannot be read now"))
         else:
             chunks = world.regenerator.bases[effect.base, effect.partition, effect.map]
-            for _ in node.base_loaded(self.instant(), effect, chunks):
+            for _ in node.tenure.builds.base_loaded(effect, chunks):
                 pass
         self._soon_turn()
 
@@ -246,6 +250,8 @@ class Process:
             case Answered(requests):
                 for request in requests:
                     request.reply_to(request)
+            case RunBatch():
+                self._pool.run(effect)
             case Tell(to, envelope):
                 self.world.deliver(self.me, to, envelope)
             case ClosedTo():
@@ -258,6 +264,11 @@ class Process:
                 self.control_grew()
             case CheckTails():
                 self._check_tails(effect)
+
+    def batch_done(self, done: BatchDone) -> None:
+        if self.node is not None:
+            self.node.batch_done(self.instant(), done)
+            self._soon_turn()
 
     def _set_timer(self) -> None:
         assert self.node is not None
@@ -509,5 +520,5 @@ class Process:
             live, recovered = ([getattr(one, fact) for fact in facts] for one in (partition, fresh))
             if live != recovered:
                 raise Violation(f"I11: partition {partition.id} is {live}, recovered {recovered}")
-            if not node.drained or node.writes._queued_bytes or partition.queued_bytes:
+            if partition.making is not None or not node.drained or node.writes._queued_bytes or partition.queued_bytes:
                 raise Violation(f"partition {partition.id} of node {self.me} is not at rest")

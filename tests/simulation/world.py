@@ -21,6 +21,7 @@ from tidegrid.grid.ring.folding import fold_records
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.ring.ownership import moved_view, next_view, view_without
 from tidegrid.triggers.loader import load_modules
+from tidegrid.triggers.runtime import TriggerRuntime
 from tidegrid.v1.control_pb2 import ControlRecord, Deploy, GridCreated, MapDeclared, Module
 
 from tests.simulation.clients import Client
@@ -45,6 +46,8 @@ class World:
         self.faults = options
         self.chance = random.Random(options.seed)
         self._compact_chance = random.Random(options.seed)  # of its own: runs by seed are what they were without it
+        self._isolation_chance = random.Random(options.seed + 1)
+        self.runtimes: dict[bytes, TriggerRuntime] = {}  # of workers, by code
         self.now = 0.0
         self.log = MemoryLogState(gap_seed=options.seed + 1, record_bytes_max=LIMITS.record_bytes_max)
         self.keys = Keys(options.partitions)
@@ -159,7 +162,8 @@ class World:
 
     def deploy(self) -> None:
         self.codes += 1
-        modules = [("module", source(self.codes))]
+        apart = self._isolation_chance.random() < self.options.isolated
+        modules = [("module", source(self.codes, "process" if apart else "inline"))]
         deployment = load_modules(modules, self.truth.declared)
         self.declare(
             ControlRecord(
@@ -250,11 +254,22 @@ class World:
     def calm(self) -> None:
         """Faults stop and nothing new is asked for: everything is answered, closed and followed within a bound."""
         self.storm = False
-        for fault in ("loss", "double", "client_loss", "client_double", "storage_full", "no_answer", "log_failure"):
+        for fault in (
+            "loss",
+            "double",
+            "client_loss",
+            "client_double",
+            "storage_full",
+            "no_answer",
+            "log_failure",
+            "worker_loss",
+        ):
             self.faults = self.faults.without(fault)
         self.cut_until.clear()
         for process in self.processes.values():
             process.paused_until = min(process.paused_until, self.now)
+            if process.node is not None:
+                process.node.suspensions.resume()  # as an operator would, or what is parked never ends
         bound = 12.0
         step = 0.1
         while bound > 0 and (waits := self._unfinished()):

@@ -8,6 +8,7 @@ declared since the plan, the deployment is refused (StalePlanError): plan again.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -101,6 +102,15 @@ async def deployments(dispatcher: Dispatcher, until: float) -> list[DeploymentEn
         )
         for found in reply.deployments
     ]  # fmt: skip
+
+
+async def resume(dispatcher: Dispatcher, trigger: str, timeout: float) -> list[str]:
+    """Asks every member; returns which triggers were suspended on any of them."""
+    routing = dispatcher.routing
+    assert routing is not None
+    request = grid_pb2.DeploymentsRequest(carry=dispatcher.causality.carry(), resume=True, trigger=trigger)
+    calls = (dispatcher.transport.call(member, "Deployments", request, timeout) for member in routing.members)
+    return sorted({name for reply in await asyncio.gather(*calls) for name in reply.resumed})
 
 
 def this_user() -> str:

@@ -27,6 +27,7 @@ from tidegrid.client.deploy import (
     content_of,
     deploy,
     deployments,
+    resume,
 )
 from tidegrid.client.dispatcher import Dispatcher, backoff
 from tidegrid.client.errors import error_of
@@ -310,6 +311,14 @@ class Grid:
     async def drop_generations(self, numbers: Mapping[str, int], *, deadline: float | None = None) -> None:
         """Lets go of generations, map -> number, that nobody sees. There is no way back to them then."""
         await generations(self._dispatcher, {}, numbers, "", self._until(deadline))
+
+    async def resume(self, trigger: str = "", *, deadline: float | None = None) -> list[str]:
+        """Every node runs a suspended trigger again, or (empty) all of them; returns which were suspended.
+
+        A trigger is suspended by a node on which it went over its time budget again and again; `status` tells. Raises
+        PeerError when a node does not answer.
+        """
+        return await resume(self._dispatcher, trigger, self._deadline if deadline is None else deadline)
 
     async def parked(self, map: str | None = None, *, deadline: float | None = None) -> list[ParkedWrite]:
         """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all."""

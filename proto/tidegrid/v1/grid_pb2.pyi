@@ -1563,6 +1563,29 @@ class HoldStatus(google.protobuf.message.Message):
 global___HoldStatus = HoldStatus
 
 @typing.final
+class SuspendedTrigger(google.protobuf.message.Message):
+    """A trigger that went over its time budget again and again: this node does not run it any more."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRIGGER_FIELD_NUMBER: builtins.int
+    SINCE_MS_FIELD_NUMBER: builtins.int
+    WORDS_FIELD_NUMBER: builtins.int
+    trigger: builtins.str
+    since_ms: builtins.int
+    words: builtins.str
+    def __init__(
+        self,
+        *,
+        trigger: builtins.str = ...,
+        since_ms: builtins.int = ...,
+        words: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["since_ms", b"since_ms", "trigger", b"trigger", "words", b"words"]) -> None: ...
+
+global___SuspendedTrigger = SuspendedTrigger
+
+@typing.final
 class NodeStatus(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1587,6 +1610,7 @@ class NodeStatus(google.protobuf.message.Message):
     HINDRANCE_FIELD_NUMBER: builtins.int
     CLOSED_AGE_MS_FIELD_NUMBER: builtins.int
     HOLDS_FIELD_NUMBER: builtins.int
+    SUSPENDED_FIELD_NUMBER: builtins.int
     node: builtins.int
     incarnation: builtins.int
     address: builtins.str
@@ -1619,6 +1643,8 @@ class NodeStatus(google.protobuf.message.Message):
 
     @property
     def holds(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HoldStatus]: ...
+    @property
+    def suspended(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SuspendedTrigger]: ...
     def __init__(
         self,
         *,
@@ -1643,9 +1669,10 @@ class NodeStatus(google.protobuf.message.Message):
         hindrance: global___Hindrance | None = ...,
         closed_age_ms: builtins.int = ...,
         holds: collections.abc.Iterable[global___HoldStatus] | None = ...,
+        suspended: collections.abc.Iterable[global___SuspendedTrigger] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["hindrance", b"hindrance"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "closed_age_ms", b"closed_age_ms", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "hindrance", b"hindrance", "holds", b"holds", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "closed", b"closed", "closed_age_ms", b"closed_age_ms", "control", b"control", "epoch", b"epoch", "feeds", b"feeds", "held_back_by", b"held_back_by", "hindrance", b"hindrance", "holds", b"holds", "horizon", b"horizon", "incarnation", b"incarnation", "limit", b"limit", "node", b"node", "outputs", b"outputs", "partitions", b"partitions", "reference_epoch", b"reference_epoch", "rounds", b"rounds", "storage_full", b"storage_full", "suspended", b"suspended", "tick_ms", b"tick_ms", "token", b"token", "writes", b"writes"]) -> None: ...
 
 global___NodeStatus = NodeStatus
 
@@ -2305,15 +2332,23 @@ class DeploymentsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CARRY_FIELD_NUMBER: builtins.int
+    RESUME_FIELD_NUMBER: builtins.int
+    TRIGGER_FIELD_NUMBER: builtins.int
+    resume: builtins.bool
+    """the node that is asked is to run suspended triggers again"""
+    trigger: builtins.str
+    """with `resume`: this one alone; empty: all"""
     @property
     def carry(self) -> global___Carry: ...
     def __init__(
         self,
         *,
         carry: global___Carry | None = ...,
+        resume: builtins.bool = ...,
+        trigger: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["carry", b"carry"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "resume", b"resume", "trigger", b"trigger"]) -> None: ...
 
 global___DeploymentsRequest = DeploymentsRequest
 
@@ -2369,6 +2404,7 @@ class DeploymentsReply(google.protobuf.message.Message):
     CARRY_FIELD_NUMBER: builtins.int
     DEPLOYMENTS_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    RESUMED_FIELD_NUMBER: builtins.int
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -2377,15 +2413,18 @@ class DeploymentsReply(google.protobuf.message.Message):
 
     @property
     def error(self) -> tidegrid.v1.errors_pb2.Error: ...
+    @property
+    def resumed(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
         self,
         *,
         carry: global___Carry | None = ...,
         deployments: collections.abc.Iterable[global___DeploymentInfo] | None = ...,
         error: tidegrid.v1.errors_pb2.Error | None = ...,
+        resumed: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deployments", b"deployments", "error", b"error"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "deployments", b"deployments", "error", b"error", "resumed", b"resumed"]) -> None: ...
 
 global___DeploymentsReply = DeploymentsReply
 

@@ -25,6 +25,8 @@ from tidegrid.grid.engine.effects import (
     ReadControl,
     ReadLog,
     ReadOutputs,
+    RunBatch,
+    Suspended,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry
@@ -118,6 +120,8 @@ class Stand:
         self.readings = 0
         self.tail_checks: list[CheckTails] = []
         self.group_appends: list[AppendGroup] = []
+        self.batches: list[RunBatch] = []
+        self.suspended: list[Suspended] = []
         self.sequences: dict[bytes, int] = {}
         self.control = ControlState()
         if log is None:
@@ -218,9 +222,9 @@ class Stand:
             chunks = self.bases.get((effect.base, effect.partition, effect.map))
             if chunks is None:
                 error = UnavailableError(f"there is no base {effect.base!r}")
-                self.node.build_failed(self.instant, effect, error)
+                self.node.tenure.builds.failed(self.instant.now, effect.build, error)
             else:
-                for _ in self.node.base_loaded(self.instant, effect, chunks):
+                for _ in self.node.tenure.builds.base_loaded(effect, chunks):
                     pass
         else:
             name = partition_log(effect.partition)
@@ -267,6 +271,10 @@ class Stand:
                 self.building.append(effect)
             elif isinstance(effect, Answered):
                 self.answered.extend(effect.requests)
+            elif isinstance(effect, RunBatch):
+                self.batches.append(effect)
+            elif isinstance(effect, Suspended):
+                self.suspended.append(effect)
             elif isinstance(effect, Tell):
                 self.told.append(effect)
             elif isinstance(effect, AppendControl):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from tidegrid.grid.engine.delivery import without
 from tidegrid.grid.engine.routing import Routing
 from tidegrid.grid.log.record import DATA, ROUTED, SourceId, decode_record, decode_section
 from tidegrid.grid.model.errors import StorageFullError
@@ -101,7 +102,7 @@ def test_deliveries_taken_from_the_midst_of_the_queue_leave_the_others_in_order(
         stand.land()
     waiting = list(partition.deliveries)
     assert len(waiting) >= 4
-    partition._drop({waiting[0].source, waiting[2].source})
+    partition.deliveries = without(partition.deliveries, {waiting[0].source, waiting[2].source})
     assert list(partition.deliveries) == [waiting[1], *waiting[3:]]
-    partition._drop({SourceId(PartitionId(9), Position(9), 9)})
+    partition.deliveries = without(partition.deliveries, {SourceId(PartitionId(9), Position(9), 9)})
     assert list(partition.deliveries) == [waiting[1], *waiting[3:]]

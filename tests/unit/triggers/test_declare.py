@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 from tidegrid.grid.model.errors import ConfigurationError
@@ -118,3 +119,16 @@ def test_what_becomes_of_a_write_that_a_trigger_fails_on():
     assert [found.on_error for found in declared.triggers] == ["reject", "park"]
     with pytest.raises(ConfigurationError, match=r"on_error='drop'.*\"park\""):
         trigger(on="a", on_error="drop")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"isolation": "thread"}, 'give "inline", or "process"'),
+        ({"budget": 0.0}, "give seconds for one write, from 0.01 to 60"),
+        ({"budget": 61}, "give seconds for one write"),
+    ],
+)
+def test_isolation_and_budget_that_make_no_sense(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        trigger(on="raw", **options)

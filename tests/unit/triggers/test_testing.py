@@ -224,3 +224,18 @@ def test_the_flights_example():
     specs = {spec.name: spec for spec in flights.deployment.maps}
     assert specs["delays"].key == specs["flights"].key == specs["flights.raw"].key
     assert [name for name, spec in specs.items() if spec.derived] == ["flights", "delays"]
+
+
+def test_isolated_triggers_run_in_the_process_of_the_test():
+    import os
+
+    source = """
+import os
+from tidegrid.triggers import Put, table, trigger
+table("raw", key=("k",)); table("out", like="raw")
+
+@trigger(on="raw", emits="out", isolation="process")
+def make(write):
+    yield Put("out", write.key, os.getpid())
+"""
+    assert TriggerTest(source).put("raw", "a", 1).outputs[0].value == os.getpid()

@@ -7,8 +7,9 @@ two maps is bound twice, because a `Target` says what holds between one source a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+from tidegrid.grid.model.errors import TriggerSuspendedError
 from tidegrid.grid.model.keys import key_pattern
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.triggers.deployment import TriggerSpec
@@ -31,7 +32,7 @@ Routed = tuple[int, int, Output]
 class BoundMap:
     """`partition_of` and `read_key` take an encoded key. `triggers` is filled once all maps are there."""
 
-    __slots__ = ("kind", "name", "partition_of", "read_key", "schema", "spec", "triggers")
+    __slots__ = ("kind", "name", "partition_of", "reach", "read_key", "schema", "spec", "triggers")
 
     def __init__(self, spec: MapSpec, partition_of: Callable[[bytes], int]) -> None:
         self.name = spec.name
@@ -41,6 +42,24 @@ class BoundMap:
         self.partition_of = partition_of
         self.read_key = key_reader(spec.key)
         self.triggers: tuple[BoundTrigger, ...] = ()
+        self.reach = Reach((), 0.0)
+
+
+class Reach:
+    """What a write may set off in its partition, chains included. `budget`: the largest of the triggers' own, in seconds.
+
+    `isolated`: one of them runs in worker processes, so all of them do. `targets`: the maps that they emit to.
+    """
+
+    __slots__ = ("blamed", "budget", "isolated", "targets", "triggers")
+
+    def __init__(self, triggers: tuple[BoundTrigger, ...], budget: float) -> None:
+        self.triggers = triggers
+        self.budget = max((one.spec.budget if one.spec.budget is not None else budget for one in triggers), default=0.0)
+        apart = [one.spec for one in triggers if one.spec.isolation == "process"]
+        self.isolated = bool(apart)
+        self.blamed = apart[0] if apart else None  # when nobody can say which one it was
+        self.targets = {name: target for one in triggers for name, target in one.targets.items()}
 
 
 class Target:
@@ -67,11 +86,37 @@ class BoundTrigger:
 
     def __init__(self, spec: TriggerSpec, targets: dict[str, Target]) -> None:
         self.spec = spec
-        self.function = function_of(spec)
-        self.takes_context = spec.takes_context
-        self.generator = spec.generator
         self.schema = spec.schema
         self.targets = targets
+        self.function: Callable[..., Any]
+        self.resume()
+
+    def resume(self) -> None:
+        self.function = function_of(self.spec)
+        self.takes_context = self.spec.takes_context
+        self.generator = self.spec.generator
+
+    def suspend(self, why: str) -> None:
+        """It is not run any more, and fails on every write."""
+
+        def refuse(_: object) -> None:
+            raise TriggerSuspendedError(why)
+
+        self.function, self.takes_context, self.generator = refuse, False, False
+
+
+def reach_of(program: BoundMap, budget: float) -> Reach:
+    """`budget`: of triggers that declare none."""
+    found: dict[BoundTrigger, None] = {}
+    maps, seen = [program], {program.name}
+    while maps:
+        for trigger in maps.pop().triggers:
+            found[trigger] = None
+            for target in trigger.targets.values():
+                if target.name not in seen:
+                    seen.add(target.name)
+                    maps.append(target.map)
+    return Reach(tuple(found), budget)
 
 
 def same_partition(one: MapSpec, other: MapSpec) -> bool:

@@ -27,12 +27,18 @@ if TYPE_CHECKING:
 DECLARATIONS: Final = "__tidegrid_declarations__"
 FACTORIES: Final = "__tidegrid_factories__"
 
+BUDGET_SECONDS_MIN: Final = 0.01
+BUDGET_SECONDS_MAX: Final = 60.0  # time does not go on while a write is computed
+
 TriggerFunction = Callable[..., Any]
 FoldFunction = Callable[[Any, Any], Any]
 F = TypeVar("F", bound=TriggerFunction)
 
 OnError = Literal["reject", "park"]
 """What becomes of a write whose trigger fails: it is refused, or stored without its outputs."""
+
+Isolation = Literal["inline", "process"]
+"""Where a trigger runs: in the node itself, or in a worker process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ class TriggerDeclaration:
     line: int
     value: ValueType | None = None
     on_error: OnError = "reject"
+    isolation: Isolation = "inline"
+    budget: float | None = None
 
 
 @dataclass(slots=True)
@@ -119,6 +127,8 @@ def trigger(
     strict: bool = True,
     name: str | None = None,
     on_error: OnError = "reject",
+    isolation: Isolation = "inline",
+    budget: float | None = None,
 ) -> Callable[[F], F]:
     """Declares a function as a trigger on one or more maps, and gives it back unchanged.
 
@@ -132,6 +142,9 @@ def trigger(
 
     `on_error="park"`: a write on which it fails, with anything but Reject, is stored all the same, none of its outputs
     is made, and it is parked: `tidegrid parked redrive` runs it again, when the code is mended.
+
+    `isolation="process"` runs it in a worker process, for code that is not trusted, or heavy. `budget` is how many seconds
+    it may take for one write (None: what the node is configured with): a write that takes longer fails (docs/isolation.md).
     """
     frame = sys._getframe(1)
     names_on, names_emits = _names("on", on), _names("emits", emits)
@@ -140,6 +153,12 @@ def trigger(
     if on_error not in get_args(OnError):
         raise ConfigurationError(
             f'@trigger(on_error={on_error!r}): give "reject", or "park" to keep writes that it fails on'
+        )
+    if isolation not in get_args(Isolation):
+        raise ConfigurationError(f'@trigger(isolation={isolation!r}): give "inline", or "process" for a worker process')
+    if budget is not None and not BUDGET_SECONDS_MIN <= budget <= BUDGET_SECONDS_MAX:
+        raise ConfigurationError(
+            f"@trigger(budget={budget!r}): give seconds for one write, from {BUDGET_SECONDS_MIN:g} to {BUDGET_SECONDS_MAX:g}"
         )
     value_type = None if value is None else ValueType(value, strict)
 
@@ -157,6 +176,8 @@ def trigger(
             line=function.__code__.co_firstlineno if maker is frame else maker.f_lineno,
             value=value_type,
             on_error=on_error,
+            isolation=isolation,
+            budget=budget,
         )
         _of_frame(maker).triggers.append(declared)
         return function

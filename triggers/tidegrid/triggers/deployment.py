@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tidegrid.grid.model.maps import MapSpec
-from tidegrid.triggers.declare import FoldFunction, OnError, TriggerFunction
+from tidegrid.triggers.declare import FoldFunction, Isolation, OnError, TriggerFunction
 from tidegrid.triggers.typed import ValueType
 
 
@@ -37,6 +37,8 @@ class TriggerSpec:
     namespace: dict[str, Any]
     value: ValueType | None = None
     on_error: OnError = "reject"
+    isolation: Isolation = "inline"
+    budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

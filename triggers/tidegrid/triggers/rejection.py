@@ -9,7 +9,7 @@ class Rejection(NamedTuple):
     """`failed` is False where the trigger raised Reject, True for any other exception and for a broken rule.
 
     `reason` is the bare text, `message` the sentence for the writer: it names trigger, line and key. `parks`: it failed,
-    and says `on_error="park"`, so the write is to be stored all the same.
+    and says `on_error="park"`, so the write is to be stored all the same. `suspended`: the trigger is, and did not run.
     """
 
     trigger: str
@@ -20,6 +20,7 @@ class Rejection(NamedTuple):
     message: str
     failed: bool
     parks: bool = False
+    suspended: bool = False
 
 
 KEY_TEXT_MAX = 200
@@ -32,7 +33,14 @@ def key_text(key: object) -> str:
 
 
 def rejection(
-    trigger: str, module: str, line: int, key: object, reason: str, failed: bool, parks: bool = False
+    trigger: str,
+    module: str,
+    line: int,
+    key: object,
+    reason: str,
+    failed: bool,
+    parks: bool = False,
+    suspended: bool = False,
 ) -> Rejection:
     """`module` and `line` are 0 and empty where no code of an author is at fault."""
     text = key_text(key)
@@ -41,4 +49,4 @@ def rejection(
         message = f"trigger {trigger!r}{where} failed on key {text}: {reason}"
     else:
         message = f"trigger {trigger!r} rejected key {text}: {reason}"
-    return Rejection(trigger, module, line, text, reason, message, failed, parks)
+    return Rejection(trigger, module, line, text, reason, message, failed, parks, suspended)

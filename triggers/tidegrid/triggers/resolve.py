@@ -232,4 +232,6 @@ def _bind(module: LoadedModule, trigger: TriggerDeclaration) -> TriggerSpec:
         namespace=module.namespace,
         value=trigger.value,
         on_error=trigger.on_error,
+        isolation=trigger.isolation,
+        budget=trigger.budget,
     )

@@ -19,7 +19,9 @@ from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.model.partitioner import Partitioner
-from tidegrid.triggers.bound import BoundMap, BoundTrigger, Output, Routed, Target
+from tidegrid.triggers.batch import encode_code
+from tidegrid.triggers.bound import BoundMap, BoundTrigger, Output, Routed, Target, reach_of
+from tidegrid.triggers.budget import Watch
 from tidegrid.triggers.context import Context, FrameContext, State
 from tidegrid.triggers.decoded import DecodedValues, LookedUp
 from tidegrid.triggers.deployment import Deployment, TriggerSpec
@@ -46,8 +48,14 @@ class TriggerRuntime:
         limits: Limits,
         *,
         strict: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         self.deployment = deployment
+        self._specs = dict(maps)
+        self._partitions = partitions
+        self._code: bytes | None = None
+        self._watch = watch or Watch()
+        self._suspended: Mapping[str, str] = {}
         self._limits = limits
         self._decoded = DecodedValues()
         self._maps = {name: BoundMap(spec, Partitioner(partitions, spec.affinity).of) for name, spec in maps.items()}
@@ -64,14 +72,26 @@ class TriggerRuntime:
             for name in trigger.on:
                 source = self._maps[name]
                 source.triggers = (*source.triggers, self._bind_trigger(trigger, source))
+        for bound in self._maps.values():
+            bound.reach = reach_of(bound, limits.trigger_seconds)
         self._strict: StrictMode | None = None
         if strict:
-            self._strict = StrictMode(deployment, lambda watched: TriggerRuntime(watched, maps, partitions, limits))
+            self._strict = StrictMode(
+                deployment, lambda watched: TriggerRuntime(watched, maps, partitions, limits, watch=self._watch)
+            )
 
     def program(self, map_name: str) -> BoundMap | None:
         """The triggers of a map; None where it has none."""
         found = self._maps.get(map_name)
         return found if found is not None and found.triggers else None
+
+    def stateful(self, map_name: str) -> bool:
+        return self._maps[map_name].kind is not MapKind.STREAM
+
+    @property
+    def isolated(self) -> bool:
+        """Whether anything here runs in worker processes."""
+        return any(trigger.isolation == "process" for trigger in self.deployment.triggers)
 
     def bind(self, frame: FrameContext, state: State) -> Session:
         """A session for the writes of one frame."""
@@ -79,8 +99,32 @@ class TriggerRuntime:
             self._looked_up_epoch = frame.ref_epoch
             self._looked_up = {name: LookedUp() for name in self._looked_up}
         context = Context(frame, state, self._maps, self._looked_up, self._decoded)
-        session = Session(context, self._maps, frame.partition, self._limits)
+        session = Session(context, self._maps, frame.partition, self._limits, self._watch)
         return session if self._strict is None else self._strict.bind(session, frame, state)
+
+    def suspend(self, why: Mapping[str, str]) -> None:
+        """These triggers, by name, fail with this text, without being run; all others run."""
+        if why == self._suspended:
+            return
+        self._suspended = dict(why)
+        for trigger in {trigger for bound in self._maps.values() for trigger in bound.triggers}:
+            if trigger.spec.name in why:
+                trigger.suspend(why[trigger.spec.name])
+            else:
+                trigger.resume()
+        if self._strict is not None:
+            self._strict.suspend(why)
+
+    @property
+    def suspended(self) -> Mapping[str, str]:
+        return self._suspended
+
+    @property
+    def code(self) -> bytes:
+        """All that a worker process needs to run the same triggers (batch.py)."""
+        if self._code is None:
+            self._code = encode_code(self.deployment, self._specs, self._partitions, self._limits)
+        return self._code
 
     def _bind_trigger(self, trigger: TriggerSpec, source: BoundMap) -> BoundTrigger:
         return BoundTrigger(trigger, {name: Target(source, self._maps[name]) for name in trigger.emits})

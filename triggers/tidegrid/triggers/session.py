@@ -23,6 +23,7 @@ from tidegrid.grid.model.errors import (
     InvalidKeyError,
     TooLargeError,
     TriggerModuleError,
+    TriggerSuspendedError,
     UnknownMapError,
 )
 from tidegrid.grid.model.keys import encode_key
@@ -41,7 +42,9 @@ from tidegrid.triggers.bound import (
     Routed,
     Target,
 )
+from tidegrid.triggers.budget import Overrun, Watch, overrun_text
 from tidegrid.triggers.context import Context
+from tidegrid.triggers.deployment import TriggerSpec
 from tidegrid.triggers.outputs import Delete, Event, Merge, Put, Reject
 from tidegrid.triggers.rejection import Rejection, rejection
 from tidegrid.triggers.write import Write
@@ -55,9 +58,12 @@ class Session:
     `routed`: the outputs to other partitions of the write that was activated last.
     """
 
-    __slots__ = ("_context", "_limits", "_maps", "_partition", "_rejection", "routed")
+    __slots__ = ("_context", "_limits", "_maps", "_partition", "_rejection", "_watch", "routed")
 
-    def __init__(self, context: Context, maps: dict[str, BoundMap], partition: int, limits: Limits) -> None:
+    def __init__(
+        self, context: Context, maps: dict[str, BoundMap], partition: int, limits: Limits, watch: Watch
+    ) -> None:
+        self._watch = watch
         self._context = context
         self._maps = maps
         self._partition = partition
@@ -86,16 +92,31 @@ class Session:
         outputs: list[Output] = []
         if self.routed:
             self.routed = []
-        context._root = (program, key, value, version)
+        watch = self._watch
+        watch.budget = program.reach.budget
+        watch.row = context._root = (program, key, value, version)
         try:
             self._run(program, op, key, value, decoded, version, schema, depth + 1, outputs)
+            watch.row = None
+            if watch.stopping:
+                watch.settle()
         except KeyboardInterrupt:
+            watch.row = None
             raise
         except BaseException as error:
+            watch.row = None
+            if watch.stopping:
+                try:
+                    watch.settle()
+                except Overrun:  # it came while it was being taken back; it comes once
+                    watch.settle()
             refused, self._rejection = self._rejection, None
             self.routed = []
             context._end(accepted=False)
-            if refused is None:  # a bug of ours: still only this write is refused
+            if refused is None and isinstance(error, Overrun):  # it came as the last trigger returned
+                refused = overran(program, program.triggers[-1].spec, key)
+                watch.overruns.append(refused.trigger)
+            elif refused is None:  # a bug of ours: still only this write is refused
                 refused = rejection(program.name, "", 0, key, text_of(error), failed=True)
             return refused
         if context._random is not None:
@@ -166,6 +187,8 @@ class Session:
             except BaseException as error:
                 if self._rejection is None:
                     self._rejection = _explain(trigger, write, produced, error)
+                    if isinstance(error, Overrun):
+                        self._watch.overruns.append(trigger.spec.name)
                 _end(produced)
                 raise
 
@@ -229,9 +252,24 @@ def _explain(trigger: BoundTrigger, write: Write, produced: Iterable[Any], error
         key = write.key
     except Exception:
         key = write._key_bytes
-    reason, failed = (error.reason, False) if isinstance(error, Reject) else (text_of(error), True)
+    reason, failed = (error.reason, False) if isinstance(error, Reject) else (_text_of(error, write._source), True)
     parks = failed and spec.on_error == "park"
-    return rejection(spec.name, spec.module, line or spec.line, key, str(reason), failed, parks)
+    suspended = isinstance(error, TriggerSuspendedError)
+    return rejection(spec.name, spec.module, line or spec.line, key, str(reason), failed, parks, suspended)
+
+
+def _text_of(error: BaseException, program: BoundMap) -> str:
+    return overrun_text(program.reach.budget) if isinstance(error, Overrun) else text_of(error)
+
+
+def overran(program: BoundMap, spec: TriggerSpec, key: bytes, text: str = "") -> Rejection:
+    """Of a write that had to be stopped from outside; `text` where it was not its budget that ended it."""
+    try:
+        shown: object = program.read_key(key)
+    except Exception:
+        shown = key
+    reason = text or overrun_text(program.reach.budget)
+    return rejection(spec.name, spec.module, spec.line, shown, reason, True, spec.on_error == "park")
 
 
 def _end(produced: Iterable[Any]) -> None:

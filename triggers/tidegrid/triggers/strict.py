@@ -16,7 +16,7 @@ Prior art: the replay check of workflow engines, Temporal's among them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import GeneratorType
 from typing import Any, Final, NamedTuple, Protocol
@@ -61,12 +61,17 @@ class Runtime(Protocol):
 
     def bind(self, frame: FrameContext, state: State) -> Session: ...
 
+    def suspend(self, why: Mapping[str, str]) -> None: ...
+
 
 class StrictMode:
     def __init__(self, deployment: Deployment, make: Callable[[Deployment], Runtime]) -> None:
         self._journal = _Journal()
         watched = tuple(self._journal.watched(trigger) for trigger in deployment.triggers)
         self._runtime = make(dataclasses.replace(deployment, triggers=watched))
+
+    def suspend(self, why: Mapping[str, str]) -> None:
+        self._runtime.suspend(why)
 
     def bind(self, plain: Session, frame: FrameContext, state: State) -> StrictSession:
         return StrictSession(plain, self._runtime, self._runtime.bind(frame, state), self._journal)

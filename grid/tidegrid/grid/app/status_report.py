@@ -39,6 +39,7 @@ def status_record(grid_id: bytes, partitions: int, members: Sequence[MemberStatu
         "horizon": max((status.horizon for status in answered), default=0),
         "held_back_by": hindrances(answered),
         "holds": holds(answered),
+        "suspended": [{"node": status.node, **plain(one)} for status in answered for one in status.suspended],
         "parked": parked_counts(answered),
         "followers": [
             {"node": status.node, **plain(feed), "lag_epochs": max(0, closed - feed.after)}
@@ -71,6 +72,9 @@ def status_view(record: dict[str, Any], width: int) -> list[RenderableType]:
     view += [Text(""), _partitions(record), Text(""), _followers(record)]
     if record["holds"]:
         view += [Text(""), holds_table(record["holds"])]
+    for one in record["suspended"]:
+        words = f"node {one['node']}: trigger {one['trigger']!r}: {one['words']}"
+        view += [Text(""), Text(words, style="red")]
     if record["parked"]:
         view += [Text(""), _parked(record)]
     return view

@@ -16,6 +16,7 @@ from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.declarations import Deployment
 from tidegrid.grid.store.merged import Fold
 from tidegrid.triggers import deployment as triggers
+from tidegrid.triggers.budget import Watch
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.runtime import TriggerRuntime
 
@@ -25,9 +26,11 @@ KEPT_MAX: Final = 4  # what is routed late runs by the catalog of its own epoch
 class Catalogs:
     """`at(epoch)` is a function of the control log's prefix and the epoch alone; the newest answers are kept."""
 
-    def __init__(self, control: ControlState, limits: Limits, strict: bool = False) -> None:
+    def __init__(self, control: ControlState, limits: Limits, strict: bool = False, watch: Watch | None = None) -> None:
         self._control = control
         self._strict = strict
+        self._watch = watch
+        self._suspended: Mapping[str, str] = {}
         self._limits = limits
         self._kept: OrderedDict[Epoch, Catalog] = OrderedDict()
         self._problem: GridError | None = None
@@ -77,7 +80,10 @@ class Catalogs:
         runtime = None
         if deployment is not None and deployment.modules:
             loaded = self._load(deployment, specs)
-            runtime = TriggerRuntime(loaded, specs, self._control.partitions, self._limits, strict=self._strict)
+            runtime = TriggerRuntime(
+                loaded, specs, self._control.partitions, self._limits, strict=self._strict, watch=self._watch
+            )
+            runtime.suspend(self._suspended)
             self._loaded = {at: one for at, one in self._loaded.items() if at >= deployment.position}
         return Catalog(since, specs, runtime, self._control.partitions)
 
@@ -87,6 +93,13 @@ class Catalogs:
         if loaded is None:
             loaded = self._loaded[deployment.position] = load_modules(deployment.modules, specs)
         return loaded
+
+    def suspend(self, why: Mapping[str, str]) -> None:
+        """These triggers, by name, are not run any more; all others are."""
+        self._suspended = why
+        for catalog in self._kept.values():
+            if catalog.runtime is not None:
+                catalog.runtime.suspend(why)
 
     def reference_maps(self) -> frozenset[str]:
         return frozenset(name for name, spec in self._control.declared.items() if spec.kind is MapKind.REFERENCE)

@@ -19,16 +19,25 @@ from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.delivery import Delivery, Rows, seed_of
 from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Frame, Portion
+from tidegrid.grid.engine.made import Made
 from tidegrid.grid.engine.parking import Parking, parked_bytes
 from tidegrid.grid.engine.placing import Placing, failure_of
 from tidegrid.grid.engine.write import PER_WRITE_BYTES, WriteRequest, section_bytes
 from tidegrid.grid.log.record import DELETE, Failure, RequestRun
-from tidegrid.grid.model.errors import ConflictError, GridError, InvalidValueError, RejectedError, TooLargeError
+from tidegrid.grid.model.errors import (
+    ConflictError,
+    GridError,
+    InvalidValueError,
+    RejectedError,
+    TooLargeError,
+    TriggerSuspendedError,
+)
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Session
+from tidegrid.triggers.session import overran
 
 
 class References(Protocol):
@@ -48,6 +57,7 @@ class References(Protocol):
 
 
 SOURCE_BYTES: Final = 32
+STOPPED_BEFORE: Final = "its worker process was stopped before it: other rows took it longer than their budget"
 
 
 class Computation:
@@ -63,8 +73,11 @@ class Computation:
         seed: int,
         limits: Limits,
         parking: Parking,
+        made: Made | None = None,
     ) -> None:
+        """`made`: what worker processes have made of the rows, in place of triggers that run here."""
         self.frame = frame
+        self._made = made
         self.placing = Placing(frame, base, tables, catalog, limits)
         self._base = base
         self._tables = tables
@@ -73,9 +86,9 @@ class Computation:
         self._limits = limits
         self._parking = parking
         self._seed = seed
-        self._session: Session | None = None
+        self._session: Session | Made | None = made
 
-    def _bound(self) -> Session:
+    def _bound(self) -> Session | Made:
         """The triggers' session of this frame; a frame of plain writes needs none."""
         if self._session is None:
             assert self._catalog.runtime is not None
@@ -171,7 +184,7 @@ class Computation:
             return [1] * len(keys)
         fresh, older, table = self.placing.layers(name)
         versions: list[int] = []
-        for key, value, stored in zip(keys, values, _stored_versions(table, keys), strict=True):
+        for key, value, stored in zip(keys, values, stored_versions(table, keys), strict=True):
             known = fresh.get(key) or older.get(key)
             version = (stored if known is None else known[0]) + 1
             fresh[key] = (version, value)
@@ -199,7 +212,7 @@ class Computation:
         size, ordinal = 0, frame.count
         versions: list[int] = []
         row = request.next_row - 1
-        for key, value, op, stored in zip(keys, values, ops, _stored_versions(table, keys), strict=True):
+        for key, value, op, stored in zip(keys, values, ops, stored_versions(table, keys), strict=True):
             row += 1
             known = fresh.get(key) or older.get(key)
             version = stored if known is None else known[0]
@@ -221,6 +234,8 @@ class Computation:
                         errors[row] = error
                         continue
                     result = session.activate(program, op, key, value, version, schema, decoded)
+                if result is None:
+                    break
                 if type(result) is Rejection:
                     if not result.parks:
                         errors[row] = rejected(result)
@@ -228,6 +243,8 @@ class Computation:
                     failure = self._failure(ordinal + len(versions), result, name, key, value)
                     if failure is None:
                         errors[row] = unparkable(result, self._limits)
+                        if self._made is not None:  # what ran after it took it for stored
+                            break
                         continue
                     weight += failure.ByteSize() + PER_WRITE_BYTES
                 else:
@@ -243,6 +260,8 @@ class Computation:
                 if size or frame.size:
                     break
                 errors[row] = TooLargeError.of("record (a write with its outputs)", weight, room)
+                if self._made is not None:
+                    break
                 continue
             size += weight
             if failure is not None:
@@ -311,7 +330,7 @@ class Computation:
         versions = [1] * len(keys)
         if self._catalog.map(name).spec.stateful:
             fresh, older, table = self.placing.layers(name)
-            versions = _stored_versions(table, keys)
+            versions = stored_versions(table, keys)
             for at, (key, value, op) in enumerate(zip(keys, values, ops, strict=True)):
                 known = fresh.get(key) or older.get(key)
                 version = versions[at] = (versions[at] if known is None else known[0]) + 1
@@ -328,6 +347,8 @@ class Computation:
         room = self._limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
         for row, (key, value, op) in enumerate(zip(section.keys, section.values, section.ops, strict=True)):
             result = session.activate(program, op, key, None if op == DELETE else value, 0, section.schema, depth=depth)
+            if result is None:
+                result = overran(program, program.triggers[0].spec, key, STOPPED_BEFORE)
             if type(result) is Rejection:
                 self.placing.note_failure(failure_of(first + row, result))
                 continue
@@ -349,7 +370,7 @@ class Computation:
 
 
 def rejected(outputs: Rejection) -> RejectedError:
-    return RejectedError(
+    return (TriggerSuspendedError if outputs.suspended else RejectedError)(
         outputs.message, trigger=outputs.trigger, line=outputs.line, key=outputs.key, failed=outputs.failed
     )
 
@@ -388,7 +409,7 @@ def _note_runs(
         first = gap + 1
 
 
-def _stored_versions(table: Table | None, keys: Sequence[bytes]) -> list[int]:
+def stored_versions(table: Table | None, keys: Sequence[bytes]) -> list[int]:
     return table.latest_versions(keys) if table is not None else [0] * len(keys)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from tidegrid.grid.engine.catalog import Catalog
@@ -56,6 +57,22 @@ def delivery(
         framing += section_bytes(name)
         triggered = triggered or (catalog.runtime is not None and catalog.runtime.program(name) is not None)
     return Delivery(source, effective, time_ms, entry.depth, sections, size, framing, triggered)
+
+
+def alike(first: Delivery, waiting: Iterable[Delivery]) -> Sequence[Delivery]:
+    """What may share a frame: of one epoch, and setting nothing off, so that it depends on nothing else."""
+    if first.triggered:
+        return (first,)
+    return [one for one in waiting if one.effective == first.effective and not one.triggered]
+
+
+def without(waiting: deque[Delivery], taken: set[SourceId]) -> deque[Delivery]:
+    """Those that are left, where the taken ones are at the head as a rule."""
+    found = 0
+    while waiting and waiting[0].source in taken:
+        waiting.popleft()
+        found += 1
+    return waiting if found == len(taken) else deque(one for one in waiting if one.source not in taken)
 
 
 _STATEFUL: Final = bytes((PUT, DELETE, MERGE))

@@ -14,6 +14,7 @@ from tidegrid.grid.engine.redrive import ParkedRequest, RedriveRequest
 from tidegrid.grid.engine.write import WriteRequest
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position, Term
+from tidegrid.triggers.batch import Batch
 from tidegrid.v1.control_pb2 import ControlRecord
 
 Try = tuple[bytes, int]
@@ -63,7 +64,7 @@ class ReadLog:
 
 @dataclass(frozen=True, slots=True)
 class LoadBase:
-    """Another generation of a map is built in a partition: hand the chunks of its base to `Node.base_loaded`."""
+    """Another generation of a map is built in a partition: hand the chunks of its base to `Builds.base_loaded`."""
 
     partition: PartitionId
     term: Term
@@ -79,7 +80,7 @@ class LoadBase:
 @dataclass(frozen=True, slots=True)
 class ReadOutputs:
     """Then what the log has after a position (None: of records with epochs above `above`): hand it to
-    `Node.outputs_read`, with that position, also when there is nothing. `Node.build_failed`: it cannot be read."""
+    `Node.outputs_read`, with that position, also when there is nothing. What cannot be read is for `Builds.failed`."""
 
     partition: PartitionId
     term: Term
@@ -110,6 +111,27 @@ class AppendControl:
 
     expected: Position
     record: ControlRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatch:
+    """Run these rows in a worker process, and report with `Node.batch_done`; look-ups go to `Isolation.look_up`.
+
+    `code` is what the worker has to load (tidegrid.triggers.batch).
+    """
+
+    number: int
+    partition: PartitionId
+    code: bytes
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """A trigger is not run any more on this node: somebody should be told."""
+
+    trigger: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +188,8 @@ Effect = (
     | LoadBase
     | ReadOutputs
     | CheckTails
+    | RunBatch
+    | Suspended
     | Tell
     | Answered
     | ClosedTo

@@ -13,14 +13,17 @@ settled it; lent again after a FILL, it does no harm: the coordinator keeps to t
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from tidegrid.grid.engine.admission import check
 from tidegrid.grid.engine.catalogs import Catalogs
-from tidegrid.grid.engine.compute import Computation
+from tidegrid.grid.engine.compute import Computation, rejected
 from tidegrid.grid.engine.effects import Try
 from tidegrid.grid.engine.frame import Frame, Loan, Portion
+from tidegrid.grid.engine.isolation import program_apart
+from tidegrid.grid.engine.made import Made
+from tidegrid.grid.engine.making import Kind
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.requests import Known
@@ -181,7 +184,11 @@ class Lending:
         """While somebody waits for the slot nothing new is computed for it."""
         partition = self._writes.partitions.get(number)
         if partition is not None:
-            partition.reserved = bool(self._waiting.get(number))
+            waiting = self._waiting.get(number)
+            partition.reserved = bool(waiting)
+            making = partition.making
+            if making is not None and making.kind is Kind.LOAN and not _waits(waiting, making.of):
+                partition.making = None
             self._writes.stirred(partition)
 
     def _answer(
@@ -189,6 +196,11 @@ class Lending:
     ) -> GroupMessage | None:
         """Lent or Declined; None: it has to wait for an activation, or for copies of reference maps."""
         borrow = borrower.borrow
+        making = partition.making
+        if making is not None and making.of == (borrow.group, borrow.attempt):
+            epoch, time_ms = making.epoch, making.time_ms  # as of when it was sent to a worker process
+        else:
+            making = partition.making = None  # of one that does not wait any more
         catalog = self._catalogs.at(epoch)
         for batch in borrow.writes:
             if batch.map not in catalog.maps and (self._control.map_activation(batch.map) or Epoch(0)) > epoch:
@@ -208,9 +220,19 @@ class Lending:
             return _declined(borrow, error)
         errors = {row: found.error for row, found in enumerate(known) if found.error is not None}
         errors |= _counted({at: request.errors for at, request in enumerate(requests)}, requests)
-        frame = Frame(partition.id, partition.claim, epoch, time_ms, self._copies.through)
+        apart = any(program_apart(catalog, request.map) is not None for request in requests)
+        if not errors and apart and (making is None or not making.decided):
+            if making is None:
+                attempt = (borrow.group, borrow.attempt)
+                self._writes.make_loan(partition, attempt, requests, catalog, epoch, time_ms, self._copies)
+            return None
+        partition.making = None
+        if making is not None and making.error is not None:
+            return _declined(borrow, making.error)
+        ref_epoch = making.references.through if making is not None else self._copies.through
+        frame = Frame(partition.id, partition.claim, epoch, time_ms, ref_epoch)
         if not errors:
-            errors = self._compute(frame, partition, requests)
+            errors = self._compute(frame, partition, requests, making.made if making is not None else None)
         if errors:
             self._refuse(partition, requests, errors)
             reply = ring_pb2.Declined()
@@ -219,16 +241,21 @@ class Lending:
             return _of(borrow, reply)
         return self._lend(now, borrow, partition, frame, requests)
 
-    def _compute(self, frame: Frame, partition: Partition, requests: Sequence[WriteRequest]) -> dict[int, GridError]:
+    def _compute(
+        self, frame: Frame, partition: Partition, requests: Sequence[WriteRequest], made: Made | None
+    ) -> dict[int, GridError]:
         """Puts the writes into the frame; what refuses it, by row counted through all requests."""
         catalog = self._catalogs.at(frame.stamp)
         computation = Computation(
-            frame, None, partition.tables, catalog, self._copies, self._seed, self._limits, partition.parking
+            frame, None, partition.tables, catalog, self._copies, self._seed, self._limits, partition.parking, made
         )
         refused: dict[int, Mapping[int, GridError]] = {}
         for at, request in enumerate(requests):
             if not computation.add(request):
-                refused[at] = {0: TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)}
+                refusal: GridError = TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)
+                if made is not None and made.stopped is not None:
+                    refusal = rejected(made.stopped)
+                refused[at] = {0: refusal}
                 break
             refused[at] = frame.portions[-1].errors
         computation.end()
@@ -270,6 +297,10 @@ class Lending:
         frame.loan = Loan(borrow.group, borrow.attempt, lent, now)
         self._writes.lend(partition, frame)
         return lent
+
+
+def _waits(waiting: Iterable[Borrower] | None, attempt: object) -> bool:
+    return any((other.borrow.group, other.borrow.attempt) == attempt for other in waiting or ())
 
 
 def _counted(errors: Mapping[int, Mapping[int, GridError]], requests: Sequence[WriteRequest]) -> dict[int, GridError]:

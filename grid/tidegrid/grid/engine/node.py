@@ -20,7 +20,6 @@ from tidegrid.grid.engine.effects import (
     AppendControl,
     ClosedTo,
     Effect,
-    LoadBase,
     LoadCheckpoint,
     Purpose,
     ReadLog,
@@ -35,6 +34,7 @@ from tidegrid.grid.engine.group import GroupRequest
 from tidegrid.grid.engine.groups import Groups
 from tidegrid.grid.engine.intake import Carry, Intake, Request
 from tidegrid.grid.engine.lending import Lending
+from tidegrid.grid.engine.making import BatchDone
 from tidegrid.grid.engine.opening import Opening
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.post import LETTERS, Post
@@ -42,6 +42,7 @@ from tidegrid.grid.engine.reference import ReferenceCopies
 from tidegrid.grid.engine.retention import Retention, RetentionOptions
 from tidegrid.grid.engine.routing import Routing
 from tidegrid.grid.engine.standing import Standing
+from tidegrid.grid.engine.suspension import Suspensions
 from tidegrid.grid.engine.tenure import Tenure
 from tidegrid.grid.engine.waiting import Milestone
 from tidegrid.grid.engine.writes import WritePath
@@ -63,6 +64,7 @@ from tidegrid.grid.ring.local import AppendClose, EpochRaised, Evict, RingOption
 from tidegrid.grid.ring.messages import Body, Envelope, TokenMessage, TokenReceived, Wake
 from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.grid.ring.view import Member
+from tidegrid.triggers.budget import Watch
 from tidegrid.v1 import ring_pb2
 from tidegrid.v1.control_pb2 import ControlRecord
 
@@ -93,11 +95,13 @@ class Node:
         self._effects: list[Effect] = []
         self._instant = Instant(0.0, 0)
         seed = int.from_bytes(control.grid_id[:8], "big")
-        self.writes = WritePath(limits, seed, self._effects.append, lambda: self.ring.epoch, self._frame_landed)
+        self.watch = watch = Watch()
+        self.writes = WritePath(limits, seed, self._effects.append, lambda: self.ring.epoch, self._frame_landed, watch)
         self.copies = ReferenceCopies(first_number=incarnation << 32)
         self.references = ReferenceExchange(self.copies, control, me, self.writes.partitions)
         self.retention = Retention(control, retention)
-        self._catalogs = Catalogs(control, limits, strict)
+        self._catalogs = Catalogs(control, limits, strict, watch)
+        self.suspensions = Suspensions(self._catalogs, watch, self._effects.append)
         self.routing = Routing(me, control, self.writes.partitions, self._catalogs, limits, self.writes.stirred)
         self.standing = Standing(self)
         self.ring = Ring(me, incarnation, control, self.standing, ring_options)
@@ -142,10 +146,6 @@ class Node:
         return self.writes.partitions
 
     @property
-    def stopping(self) -> bool:
-        return self.intake.stopping
-
-    @property
     def epoch(self) -> Epoch:
         return self.ring.epoch
 
@@ -156,6 +156,7 @@ class Node:
     def take(self) -> list[Effect]:
         """The effects since the last call, in the order in which to perform them. Raises as `Catalogs.check`."""
         self._catalogs.check()
+        self.suspensions.look(self._instant)
         self.post.routed()
         self._collect_ring()
         effects, self._effects[:] = list(self._effects), []
@@ -187,20 +188,11 @@ class Node:
             self.tenure.refresh()
             self._decided()
 
-    def base_loaded(self, instant: Instant, load: LoadBase, chunks: Iterable[bytes]) -> Iterable[None]:
-        """The base of a generation, taken in step by step. Raises FormatError: say `build_failed`."""
-        self._enter(instant)
-        return self.tenure.builds.base_loaded(load, chunks)
-
     def outputs_read(self, instant: Instant, read: ReadOutputs, after: Position, records: Sequence[LogRecord]) -> None:
         """The outcome of a `ReadOutputs`. Raises FormatError."""
         self._enter(instant)
         self.tenure.builds.outputs_read(read, after, records)
         self.retention.look_again()
-
-    def build_failed(self, instant: Instant, effect: LoadBase | ReadOutputs, error: GridError) -> None:
-        self._enter(instant)
-        self.tenure.builds.failed(instant.now, effect.build, error)
 
     def _opened(self, partition: Partition) -> None:
         self.retention.look_again()
@@ -238,6 +230,11 @@ class Node:
         self.tenure.decided()
         self.ring.stirred(instant.now)
         return True
+
+    def batch_done(self, instant: Instant, done: BatchDone) -> None:
+        self._enter(instant)
+        self.writes.batch_done(done)
+        self._decided()
 
     def landed(self, instant: Instant, slot: Slot, position: Position) -> None:
         self._enter(instant)
@@ -330,6 +327,8 @@ class Node:
         elif isinstance(event, MapAdded | Deployed):
             self._catalogs.forget()
             self._refresh_maps()
+            if isinstance(event, Deployed):
+                self.suspensions.resume()
         elif isinstance(event, ViewChanged):
             self.copies.restart()
             self.tenure.view_applied(self._instant.now)
@@ -415,7 +414,7 @@ class Node:
 
     def reclaim(self, budget: int) -> int:
         """Lets go of history past the horizon, and of ended sessions; at most about `budget` steps. Returns steps."""
-        self.copies.reclaim(self.control.horizon, budget)
+        self.copies.reclaim(self.writes.isolation.needed(self.control.horizon), budget)
         return self.retention.reclaim((one for one in self.partitions.values() if one.serving), budget)
 
     def _follow_references(self) -> None:

@@ -2,7 +2,8 @@
 
 Lifecycle: opening (checkpoint and log are replayed, nothing is served), open, draining (a planned move: nothing new is
 taken, what is on its way lands), closed (another owner, or the log has failed). While open, at most one frame is in
-flight; the next one may be computed on top of it and waits. A closed one lives on until its frame in flight is decided.
+flight; the next one may be computed on top of it, or is in the making (making.py). A closed one lives on until its frame
+in flight is decided.
 
 Besides its clients' writes it takes in what other partitions route here, and runs parked writes again; each goes into
 frames of its own, by turns. A redrive is computed with nothing else on its way (engine/redriving.py).
@@ -14,14 +15,16 @@ Stamps never decrease. `floor_epoch` covers every frame from the moment it was s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import Computation, References
-from tidegrid.grid.engine.delivery import Delivery
+from tidegrid.grid.engine.delivery import Delivery, alike, without
 from tidegrid.grid.engine.frame import Frame, Loan
+from tidegrid.grid.engine.made import Made
+from tidegrid.grid.engine.making import Kind, Making
 from tidegrid.grid.engine.parking import Parking
 from tidegrid.grid.engine.recent import LandedFrame, RecentFrames
 from tidegrid.grid.engine.redrive import RedriveQueue, RedriveRequest
@@ -79,6 +82,7 @@ class Partition:
         self.queued_bytes = 0
         self.in_flight: Frame | None = None
         self.next: Frame | None = None
+        self.making: Making | None = None  # rows that run in a worker process, with nothing else computed meanwhile
         self.admitted_under: Catalog | None = None  # what the queue was checked against
         self.reserved = False  # somebody waits to borrow the next slot: nothing new is computed
         self._owed = False  # a slot has been lent since the last frame: what is queued comes first, then the next loan
@@ -94,16 +98,15 @@ class Partition:
         return request.unanswered == 0
 
     def refuse(self, request: WriteRequest, error: GridError) -> list[WriteRequest]:
-        """Takes a queued request out, all of its rows refused."""
+        """Takes a queued request out, all of its rows refused that are in no frame yet."""
         self.queue.remove(request)
         self.queued_bytes -= request.size
-        rows = range(len(request.keys))
-        request.answer_rows(0, [0] * len(rows), Epoch(0), dict.fromkeys(rows, error))
-        return self._complete(request)
+        request.refuse_rest(error)
+        return self._complete(request) if not request.unanswered else []
 
     def wants_computing(self, epoch: Epoch) -> bool:
         """Whether there is something to compute at this epoch."""
-        if not self.serving or self.next is not None:
+        if not self.serving or self.next is not None or self.making is not None:
             return False
         lent_next = self.reserved and not self._owed
         if self.in_flight is not None:
@@ -118,16 +121,16 @@ class Partition:
             return False
         return not (self._redriven_last and (self.queue or self._next_delivery(epoch) is not None))
 
-    def compute_redrive(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
+    def compute_redrive(
+        self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int, made: Made | None
+    ) -> Frame:
         """The next frame, from the oldest redrive."""
         assert self.next is None and self.in_flight is None and self.serving and epoch >= self.last_stamp
         self._owed, self._redriven_last = False, True
         frame = Frame(self.id, self.term, epoch, time_ms, references.through)
         parking, tables, limits = self.parking, self.tables, self.limits
-        RedriveComputation(frame, self.redrives.first, parking, tables, catalog, references, seed, limits).run()
-        frame.seal()
-        self.next = frame
-        return frame
+        RedriveComputation(frame, self.redrives.first, parking, tables, catalog, references, seed, limits, made).run()
+        return self._sealed(frame)
 
     def deliver(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
@@ -154,69 +157,58 @@ class Partition:
         return self._next_delivery(epoch)
 
     def compute_routed(
-        self,
-        first: Delivery,
-        catalog: Catalog,
-        epoch: Epoch,
-        references: References,
-        seed: int,
+        self, first: Delivery, catalog: Catalog, epoch: Epoch, references: References, seed: int, made: Made | None
     ) -> Frame:
         """The next frame, from deliveries. `catalog` is that of the epoch of `first`, `epoch` the node's."""
         assert self.next is None and self.serving and epoch >= max(self.last_stamp, first.effective)
         self._delivered_last, self._redriven_last = True, False
         frame = Frame(self.id, self.term, epoch, first.time_ms, references.through)
-        computation = self._computation(frame, catalog, references, seed)
-        for delivery in self._alike(first):
+        computation = self._computation(frame, catalog, references, seed, made)
+        for delivery in alike(first, self.deliveries):
             if not computation.deliver(delivery):
                 break
             frame.time_ms = max(frame.time_ms, delivery.time_ms)
         computation.end()
-        self._drop(set(frame.sources))
+        self.deliveries = without(self.deliveries, set(frame.sources))
         self.delivery_bytes -= sum(delivery.size for delivery in frame.deliveries)
-        frame.seal()
-        self.next = frame
-        return frame
+        return self._sealed(frame)
 
-    def _drop(self, taken: set[SourceId]) -> None:
-        """From the queue of deliveries, at the head of which they are as a rule."""
-        found = 0
-        while self.deliveries and self.deliveries[0].source in taken:
-            self.deliveries.popleft()
-            found += 1
-        if found < len(taken):
-            self.deliveries = deque(delivery for delivery in self.deliveries if delivery.source not in taken)
-
-    def _alike(self, first: Delivery) -> Sequence[Delivery]:
-        """What may share a frame: of one epoch, and setting nothing off, so that it depends on nothing else."""
-        if first.triggered:
-            return (first,)
-        return [one for one in self.deliveries if one.effective == first.effective and not one.triggered]
-
-    def compute(self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int) -> Frame:
-        """The next frame, stamped with `epoch`, from as much of the queue as fits into it."""
+    def compute(
+        self, catalog: Catalog, epoch: Epoch, time_ms: int, references: References, seed: int, made: Made | None
+    ) -> Frame:
+        """The next frame, stamped with `epoch`, from as much of the queue as fits into it. `made`: by worker processes, of
+        the requests that it covers."""
         assert self.next is None and self.serving and epoch >= self.last_stamp
         self._owed = self._delivered_last = self._redriven_last = False
         frame = Frame(self.id, self.term, epoch, time_ms, references.through)
-        computation = self._computation(frame, catalog, references, seed)
+        computation = self._computation(frame, catalog, references, seed, made)
         while self.queue:
             request = self.queue[0]
-            if not computation.add(request):
+            if (made is not None and not made.covers(request)) or not computation.add(request):
                 break
             self.queue.popleft()
             self.queued_bytes -= request.size
         computation.end()
+        return self._sealed(frame)
+
+    def _sealed(self, frame: Frame) -> Frame:
         frame.seal()
         self.next = frame
         return frame
 
-    def _computation(self, frame: Frame, catalog: Catalog, references: References, seed: int) -> Computation:
-        return Computation(frame, self.in_flight, self.tables, catalog, references, seed, self.limits, self.parking)
+    def _computation(
+        self, frame: Frame, catalog: Catalog, references: References, seed: int, made: Made | None
+    ) -> Computation:
+        base, limits = self.in_flight, self.limits
+        return Computation(frame, base, self.tables, catalog, references, seed, limits, self.parking, made)
 
     # Frames ------------------------------------------------------------------------------------------------------
 
     def may_lend(self) -> bool:
         """Nothing is in flight, and groups and other writes take turns."""
-        return self.in_flight is None and self.next is None and not (self._owed and (self.queue or self.redrives))
+        if self.in_flight is not None or self.next is not None or (self._owed and (self.queue or self.redrives)):
+            return False
+        return self.making is None or self.making.kind is Kind.LOAN
 
     def lend(self, frame: Frame) -> None:
         """The next slot is lent for this frame, which is in flight from here on."""
@@ -292,7 +284,7 @@ class Partition:
         """
         frame, self.in_flight = self.in_flight, None
         assert frame is not None
-        computed, self.next = self.next, None
+        computed, self.next, self.making = self.next, None, None
         done = self._fail(frame, error)
         self.delivering.difference_update(frame.sources)  # they are said again after a while
         if computed is not None:
@@ -303,7 +295,7 @@ class Partition:
         """A FILL has the slot of the frame in flight, which is never in the log then: it is computed again."""
         frame, computed = self.in_flight, self.next
         assert frame is not None
-        self.in_flight = self.next = None
+        self.in_flight = self.next = self.making = None
         if computed is not None:
             self._requeue(computed)
         self._requeue(frame)
@@ -337,7 +329,7 @@ class Partition:
 
         The frame in flight stays: whether it is in the log shows when its append is answered, or its slot read.
         """
-        self.state = PartitionState.CLOSED
+        self.state, self.making = PartitionState.CLOSED, None
         error = error or self.moved()
         if self.next is not None:
             computed, self.next = self.next, None
@@ -345,13 +337,7 @@ class Partition:
         redriving = self.in_flight.redriving if self.in_flight is not None else None
         done: Done = [*self.redrives.end_all(error, redriving.request if redriving is not None else None)]
         for request in self.queue:
-            count = len(request.keys)
-            request.answer_rows(
-                request.next_row,
-                [0] * (count - request.next_row),
-                Epoch(0),
-                dict.fromkeys(range(request.next_row, count), error),
-            )
+            request.refuse_rest(error)
             if not request.unanswered:
                 done.extend(self._complete(request))
         self.queue.clear()
@@ -383,7 +369,9 @@ class Partition:
     def lowest_in_flight(self) -> Epoch | None:
         """A slot that is lent is counted by `lowest_lent`."""
         frame = self.in_flight or self.next
-        return frame.stamp if frame is not None and frame.loan is None else None
+        if frame is None:
+            return self.making.epoch if self.making is not None else None
+        return frame.stamp if frame.loan is None else None
 
     @property
     def lowest_lent(self) -> Epoch | None:
@@ -392,6 +380,8 @@ class Partition:
 
     @property
     def highest_stamp(self) -> Epoch:
+        if self.making is not None:
+            return self.making.epoch
         frame = self.next or self.in_flight
         return frame.stamp if frame is not None else self.last_stamp
 

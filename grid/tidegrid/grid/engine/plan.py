@@ -96,7 +96,15 @@ def _change(trigger: TriggerSpec, change: str) -> TriggerChange:
 
 
 def _declared(trigger: TriggerSpec) -> tuple[object, ...]:
-    return trigger.module, trigger.on, trigger.emits, trigger.schema, trigger.on_error
+    return (
+        trigger.module,
+        trigger.on,
+        trigger.emits,
+        trigger.schema,
+        trigger.on_error,
+        trigger.isolation,
+        trigger.budget,
+    )
 
 
 def _texts(deployment: Deployment) -> dict[str, str]:

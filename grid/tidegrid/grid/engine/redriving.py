@@ -13,28 +13,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.compute import References
+from tidegrid.grid.engine.compute import STOPPED_BEFORE, References
 from tidegrid.grid.engine.frame import RECORD_BYTES, Frame, Redriving
+from tidegrid.grid.engine.made import Made
 from tidegrid.grid.engine.parking import ParkedWrite, Parking, redriven
 from tidegrid.grid.engine.placing import Placing, failure_of
 from tidegrid.grid.engine.redrive import DROPPED, FAILED, GONE, REDRIVEN, SUPERSEDED, Outcome, RedriveRequest
 from tidegrid.grid.engine.write import PER_WRITE_BYTES
 from tidegrid.grid.log.record import DELETE, Failure
+from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers import schemas
-from tidegrid.triggers.runtime import FrameContext, Output, Rejection, Routed
+from tidegrid.triggers.runtime import FrameContext, Output, Rejection, Routed, Session
+from tidegrid.triggers.session import overran
 
 REDRIVEN_BYTES = 32  # what an id weighs in a record
 
 
-class _Sees:
+class Sees:
     """What the triggers of one parked write look up: the partition as it is, and the value before the write."""
 
-    def __init__(self, write: ParkedWrite, tables: Mapping[str, Table], frame: Frame, references: References) -> None:
+    def __init__(
+        self, write: ParkedWrite, tables: Mapping[str, Table], ref_epoch: Epoch, references: References
+    ) -> None:
         self._write = write
         self._tables = tables
-        self._frame = frame
+        self._ref_epoch = ref_epoch
         self._references = references
 
     def get(self, map_name: str, key: bytes) -> bytes | None:
@@ -45,7 +50,7 @@ class _Sees:
         return version[0] if version is not None else None
 
     def reference(self, map_name: str, key: bytes) -> bytes | None:
-        return self._references.get(map_name, key, self._frame.ref_epoch)
+        return self._references.get(map_name, key, self._ref_epoch)
 
 
 class RedriveComputation:
@@ -59,7 +64,10 @@ class RedriveComputation:
         references: References,
         seed: int,
         limits: Limits,
+        made: Made | None = None,
     ) -> None:
+        """`made`: what worker processes have made of the first one, if that is isolated."""
+        self._made = made
         self._frame = frame
         self._parking = parking
         self._tables = tables
@@ -82,12 +90,21 @@ class RedriveComputation:
                 redriving.done.append(redriven(of, dropped=True))
                 redriving.outcomes.append(Outcome(of, DROPPED))
                 self._frame.size += REDRIVEN_BYTES
+            elif self._isolated(write) and (self._made is None or redriving.done):
+                break
             elif not request.force and superseded(write, self._tables.get(write.map)):
                 redriving.outcomes.append(Outcome(of, SUPERSEDED, _SUPERSEDED))
             elif not self._run(write):
                 break
             if len(redriving.done) >= self._limits.frame_writes_max:
                 break
+
+    def _isolated(self, write: ParkedWrite) -> bool:
+        """It runs in a worker process, so it is the first one, of which there is the answer, or has to wait."""
+        request, table = self._redriving.request, self._tables.get(write.map)
+        runtime = self._catalog.runtime
+        program = runtime.program(write.map) if runtime is not None else None
+        return program is not None and program.reach.isolated and runs_again(request, write, table, self._catalog)
 
     def _run(self, write: ParkedWrite) -> bool:
         """False: it goes into the next frame."""
@@ -128,19 +145,32 @@ class RedriveComputation:
         unhandled = schemas.unhandled_schema(program, write.schema)
         if unhandled is not None:
             return _unhandled(write, unhandled.message), []
-        context = FrameContext(
-            partition=frame.partition,
-            epoch=frame.effective,
-            time_ms=write.time_ms,
-            ref_epoch=self._references.changed,
-            seed=self._seed ^ (write.id.position << 24) ^ write.id.row,
-        )
-        session = runtime.bind(context, _Sees(write, self._tables, frame, self._references))
         version = 0 if write.routed else write.version
+        session: Session | Made
+        if self._made is not None and program.reach.isolated:
+            session = self._made
+        else:
+            context = frame_context(write, frame.partition, frame.effective, self._references.changed, self._seed)
+            session = runtime.bind(context, Sees(write, self._tables, frame.ref_epoch, self._references))
         result = session.activate(program, write.op, write.key, write.value, version, write.schema)
+        if result is None:
+            result = overran(program, program.triggers[0].spec, write.key, STOPPED_BEFORE)
         routed = list(session.routed)
         session.end()
         return result, routed
+
+
+def frame_context(write: ParkedWrite, partition: PartitionId, epoch: Epoch, changed: Epoch, seed: int) -> FrameContext:
+    return FrameContext(partition, epoch, write.time_ms, changed, seed ^ (write.id.position << 24) ^ write.id.row)
+
+
+def runs_again(request: RedriveRequest, write: ParkedWrite, table: Table | None, catalog: Catalog) -> bool:
+    """Whether its triggers are asked at all."""
+    runtime = catalog.runtime
+    program = runtime.program(write.map) if runtime is not None else None
+    if program is None or request.drop or (not request.force and superseded(write, table)):
+        return False
+    return schemas.unhandled_schema(program, write.schema) is None
 
 
 def superseded(write: ParkedWrite, table: Table | None) -> bool:

@@ -127,7 +127,9 @@ def retrace(
     if program is None:
         step.untold = f"the code in force at epoch {step.effective:,} has no trigger on {cause.map!r}"
         return
-    for whole_frame in (False, True):
+    if program.reach.isolated:
+        step.untold = "it runs in worker processes, and is not run again here"
+    for whole_frame in (False, True) if not program.reach.isolated else ():
         state = Then(view, tables, references, whole_frame)
         emissions = _run(step, view, tracing, program, state, seed)
         if isinstance(emissions, Rejection):

@@ -18,16 +18,7 @@ class Standing:
         self._node = node
 
     def promises(self) -> Iterable[PartitionPromise]:
-        for number, partition in self._node.partitions.items():
-            yield PartitionPromise(
-                number,
-                partition.serving,
-                partition.lowest_in_flight,
-                partition.lowest_lent,
-                partition.routes.undelivered,
-            )
-        for partition in self._node.writes.undecided():
-            yield PartitionPromise(partition.id, True, partition.lowest_in_flight, partition.lowest_lent)
+        return self._node.writes.promises()
 
     def tails(self) -> Mapping[PartitionId, Position]:
         own = {number: partition.tail for number, partition in self._node.partitions.items() if partition.serving}

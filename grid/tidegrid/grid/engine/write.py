@@ -101,6 +101,11 @@ class WriteRequest:
                 self.epochs[row] = 0
         self.unanswered -= end - begin
 
+    def refuse_rest(self, error: GridError) -> None:
+        """All that is in no frame yet ends with this error."""
+        rows = range(self.next_row, len(self.keys))
+        self.answer_rows(self.next_row, [0] * len(rows), Epoch(0), dict.fromkeys(rows, error))
+
     def note_parked(self, parked: Mapping[int, str]) -> None:
         self.parked = {**(self.parked or {}), **parked}
 

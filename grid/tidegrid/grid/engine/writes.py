@@ -13,8 +13,12 @@ from tidegrid.grid.engine.admission import check, unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.compute import References
-from tidegrid.grid.engine.effects import Answered, Append, Effect, Purpose, ReadControl, ReadLog, Slot
+from tidegrid.grid.engine.delivery import Delivery
+from tidegrid.grid.engine.effects import Answered, Append, Effect, Purpose, ReadControl, ReadLog, Slot, Try
 from tidegrid.grid.engine.frame import Frame
+from tidegrid.grid.engine.isolation import Isolation
+from tidegrid.grid.engine.made import Made
+from tidegrid.grid.engine.making import BatchDone, Kind, Making
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.redrive import RedriveRequest
 from tidegrid.grid.engine.write import WriteRequest
@@ -33,6 +37,8 @@ from tidegrid.grid.model.errors import (
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position, Term, partition_log
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.ownership import PartitionState
+from tidegrid.grid.ring.promise import PartitionPromise
+from tidegrid.triggers.budget import Watch
 
 RETRY_SECONDS: Final = 0.1  # after a full storage
 
@@ -45,6 +51,7 @@ class WritePath:
         emit: Callable[[Effect], None],
         epoch: Callable[[], Epoch],
         on_landed: Callable[[Partition, Frame, Position], None],
+        watch: Watch,
     ) -> None:
         """`epoch` is the node's; `on_landed` is told of every frame of a serving partition, once it is applied."""
         self.partitions: dict[PartitionId, Partition] = {}
@@ -59,6 +66,7 @@ class WritePath:
         self._emit = emit
         self._epoch = epoch
         self._on_landed = on_landed
+        self.isolation = Isolation(self.partitions, limits, seed, emit, watch.overruns.append)
         self._waiting: dict[PartitionId, None] = {}
         self._given_up: dict[tuple[PartitionId, Term], Partition] = {}
         self._retries: dict[Slot, float] = {}
@@ -111,29 +119,66 @@ class WritePath:
             del self._waiting[partition.id]
             if not partition.wants_computing(epoch):
                 continue
-            delivery = partition.delivers_next(epoch)
-            if partition.redrives_next(epoch):
-                frame = partition.compute_redrive(catalogs.at(epoch), epoch, time_ms, references, self._seed)
-            elif delivery is not None:
-                theirs = catalogs.at(delivery.effective)
-                frame = partition.compute_routed(delivery, theirs, epoch, references, self._seed)
-            else:
-                frame = self._compute(partition, catalogs.at(epoch), epoch, time_ms, references)
+            redrive = partition.redrives_next(epoch)
+            delivery = partition.delivers_next(epoch) if not redrive else None
+            catalog = catalogs.at(delivery.effective if delivery is not None else epoch)
+            if not redrive and delivery is None:
+                self._refuse_stale(partition, catalog)
             self.highest_stamp = epoch
-            self._launch(partition)
-            self._again(partition, epoch)
-            redriven = len(frame.redriving.outcomes) if frame.redriving is not None else 0
-            return max(frame.count, redriven, sum(len(portion.versions) for portion in frame.portions))
+            rows = self.isolation.begin(partition, delivery, redrive, catalog, epoch, time_ms, references)
+            return rows or self._compute(partition, delivery, redrive, catalog, epoch, time_ms, references)
         return 0
 
     def _compute(
-        self, partition: Partition, catalog: Catalog, epoch: Epoch, time_ms: int, references: References
-    ) -> Frame:
-        self._refuse_stale(partition, catalog)
+        self,
+        partition: Partition,
+        delivery: Delivery | None,
+        redrive: bool,
+        catalog: Catalog,
+        epoch: Epoch,
+        time_ms: int,
+        references: References,
+        made: Made | None = None,
+    ) -> int:
+        """Returns how many rows the frame decides."""
+        if redrive:
+            frame = partition.compute_redrive(catalog, epoch, time_ms, references, self._seed, made)
+        elif delivery is not None:
+            frame = partition.compute_routed(delivery, catalog, epoch, references, self._seed, made)
+        else:
+            before = partition.queued_bytes
+            frame = partition.compute(catalog, epoch, time_ms, references, self._seed, made)
+            self._queued_bytes += partition.queued_bytes - before
+        self._launch(partition)
+        self._again(partition, self._epoch())
+        redriven = len(frame.redriving.outcomes) if frame.redriving is not None else 0
+        return max(frame.count, redriven, sum(len(portion.versions) for portion in frame.portions))
+
+    def batch_done(self, done: BatchDone) -> None:
+        """What worker processes were given to run has come back: the frame in the making is computed from it. That of a
+        loan is for who asked for it (lending.py)."""
+        partition = self.isolation.done(done)
+        making = partition.making if partition is not None else None
+        if partition is None or making is None or making.kind is Kind.LOAN:
+            return
+        partition.making = None
+        if making.error is not None:
+            self._not_made(partition, making, making.error)
+            return
+        delivery = making.of if isinstance(making.of, Delivery) else None
+        redrive, facts = making.kind is Kind.REDRIVE, (making.catalog, making.epoch, making.time_ms, making.references)
+        self._compute(partition, delivery, redrive, *facts, making.made)
+
+    def _not_made(self, partition: Partition, making: Making, error: GridError) -> None:
+        """Nothing could be run. What was delivered here is tried again: its sender waits, and so does time."""
         before = partition.queued_bytes
-        frame = partition.compute(catalog, epoch, time_ms, references, self._seed)
+        if isinstance(making.of, RedriveRequest):
+            self._answer(partition.redrives.end(making.of, error))
+        elif isinstance(making.of, list):
+            for request in making.of:
+                self._answer(partition.refuse(request, error))
         self._queued_bytes += partition.queued_bytes - before
-        return frame
+        self._again(partition, self._epoch())
 
     def _again(self, partition: Partition, epoch: Epoch) -> None:
         if partition.wants_computing(epoch):
@@ -283,6 +328,20 @@ class WritePath:
         partition.lend(frame)
         self.highest_stamp = max(self.highest_stamp, frame.stamp)
 
+    def make_loan(
+        self,
+        partition: Partition,
+        attempt: Try,
+        requests: Sequence[WriteRequest],
+        catalog: Catalog,
+        epoch: Epoch,
+        time_ms: int,
+        references: References,
+    ) -> None:
+        """What is to be lent has to run in a worker process first, and is in flight from here on."""
+        self.isolation.begin_loan(partition, attempt, requests, catalog, epoch, time_ms, references)
+        self.highest_stamp = max(self.highest_stamp, epoch)
+
     def lent(self) -> list[Partition]:
         return [p for p in (*self.partitions.values(), *self._given_up.values()) if p.loan is not None]
 
@@ -306,6 +365,14 @@ class WritePath:
         for partition in self.partitions.values():
             if partition.deliveries:
                 self.stirred(partition)
+
+    def promises(self) -> Iterable[PartitionPromise]:
+        """What each partition holds back, those of other owners by now included."""
+        for number, partition in self.partitions.items():
+            in_flight, lent = partition.lowest_in_flight, partition.lowest_lent
+            yield PartitionPromise(number, partition.serving, in_flight, lent, partition.routes.undelivered)
+        for partition in self.undecided():
+            yield PartitionPromise(partition.id, True, partition.lowest_in_flight, partition.lowest_lent)
 
     # Ownership ---------------------------------------------------------------------------------------------------
 

@@ -86,6 +86,12 @@ class RejectedError(CallerError):
     code = "REJECTED"
 
 
+class TriggerSuspendedError(RejectedError):
+    """A trigger ran out of time again and again, so it is not run any more. Fields: as RejectedError."""
+
+    code = "TRIGGER_SUSPENDED"
+
+
 class Refusal(NamedTuple):
     """Why one write of a commit group was refused. `key` as it was given, made a tuple."""
 
@@ -95,10 +101,8 @@ class Refusal(NamedTuple):
 
 
 class GroupRefusedError(CallerError):
-    """Nothing of a commit group was stored. `reasons`: what was wrong, by write; not a field: it has no wire form.
-
-    Partitions are asked in turn, so the reasons are those of the first that refuses.
-    """
+    """Nothing of a commit group was stored. `reasons`: what was wrong, by write, in the first partition that refuses; not
+    a field: it has no wire form."""
 
     code = "GROUP_REFUSED"
 

@@ -20,6 +20,7 @@ class Limits:
     delivery_bytes_max: int = 16 * 1024 * 1024  # routed to one partition and not in its log yet; more has to come again
     chain_depth_max: int = 8  # triggers that set off triggers
     outputs_max: int = 1_000  # of one write, through its whole chain
+    trigger_seconds: float = 1.0  # of one write in its triggers, unless they declare a budget: everything waits for it
     parked_max: int = 10_000  # writes whose triggers failed, per partition: somebody should look before there are more
     parked_bytes_max: int = 16 * 1024 * 1024  # of these, with key, value and message: they stay in memory
     sessions_max: int = 50_000  # request memory, per partition

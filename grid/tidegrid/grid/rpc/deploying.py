@@ -98,8 +98,9 @@ class Deploying:
         except GridError as error:
             return grid_pb2.DeployReply(carry=self._carry(), error=error_message(error))
 
-    async def deployments(self, _request: grid_pb2.DeploymentsRequest) -> grid_pb2.DeploymentsReply:
+    async def deployments(self, request: grid_pb2.DeploymentsRequest) -> grid_pb2.DeploymentsReply:
         node = self._driver.node
+        resumed = node.suspensions.resume(request.trigger) if request.resume else []
         active = node.control.deployment_at(Epoch(node.control.closed + 1))
         listed = [
             grid_pb2.DeploymentInfo(
@@ -115,7 +116,7 @@ class Deploying:
             )
             for found in node.control.deployments
         ]
-        return grid_pb2.DeploymentsReply(carry=self._carry(), deployments=listed)
+        return grid_pb2.DeploymentsReply(carry=self._carry(), deployments=listed, resumed=resumed)
 
     async def _content(self, content: grid_pb2.DeployContent) -> list[Module]:
         """Raises DeployNotAllowedError, ConfigurationError."""
@@ -200,7 +201,7 @@ class Deploying:
         size = sum(len(module.source.encode("utf-8", "surrogatepass")) for module in modules)
         if size > limits.record_bytes_max - _RECORD_ROOM:
             raise TooLargeError.of("source text of the deployment", size, limits.record_bytes_max - _RECORD_ROOM)
-        return await load_beside(modules, control.declared, control.partitions, limits)
+        return await load_beside(modules, control.declared, control.partitions, limits, self._driver.rehearsed)
 
     async def _ask_all(
         self, coming: Deployment, runtime: TriggerRuntime, sample_max: int, seconds: float

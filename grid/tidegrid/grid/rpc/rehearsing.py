@@ -40,7 +40,7 @@ class Rehearsing:
                 self._grid.options.deploy.check(modules)
             maps = {spec.name: spec_from(spec) for spec in request.maps} | dict(self._driver.node.control.declared)
             coming, runtime = await load_beside(
-                modules, maps, self._driver.node.control.partitions, self._driver.node.limits
+                modules, maps, self._driver.node.control.partitions, self._driver.node.limits, self._driver.rehearsed
             )
         except GridError as error:
             return ring_pb2.RehearseReply(error=error_message(error))
@@ -63,6 +63,8 @@ class Rehearsing:
             return reply
         declared = node.control.declared
         for name in source_maps(active, coming, declared):
+            if any(_runs_apart(code, name) for code in (active_runtime, runtime)):
+                continue  # it is kept out of this process, here too
             rehearsal = Rehearsal(
                 name,
                 declared[name].schema,
@@ -75,6 +77,7 @@ class Rehearsing:
             difference = await _in_steps(steps)
             if difference is not None:
                 reply.samples.append(difference)
+        self._driver.rehearsed.overruns.clear()  # the plan shows them as rejected
         return reply
 
     async def active(self) -> tuple[Deployment | None, TriggerRuntime | None]:
@@ -83,8 +86,17 @@ class Rehearsing:
         if not control.deployments:
             return None, None
         return await load_beside(
-            modules_of(control.deployments[-1]), control.declared, control.partitions, self._driver.node.limits
+            modules_of(control.deployments[-1]),
+            control.declared,
+            control.partitions,
+            self._driver.node.limits,
+            self._driver.rehearsed,
         )
+
+
+def _runs_apart(runtime: TriggerRuntime | None, map_name: str) -> bool:
+    program = runtime.program(map_name) if runtime is not None else None
+    return program is not None and program.reach.isolated
 
 
 async def _in_steps(steps: Iterator[grid_pb2.SampleDifference | None]) -> grid_pb2.SampleDifference | None:

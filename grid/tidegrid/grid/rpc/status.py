@@ -39,6 +39,10 @@ def node_status(driver: Driver, feeds: Feeds, options: GridOptions) -> grid_pb2.
         tick_ms=int((options.tick or 0) * 1000),
         closed_age_ms=closed_age_ms(driver),
         holds=_holds(driver),
+        suspended=[
+            grid_pb2.SuspendedTrigger(trigger=one.trigger, since_ms=one.since_ms, words=one.words)
+            for one in node.suspensions.suspended.values()
+        ],
     )
 
 
@@ -90,10 +94,19 @@ def hindrance(driver: Driver) -> grid_pb2.Hindrance | None:
         return told
     first = min(waiting, key=lambda partition: partition.lowest_in_flight or 0)
     frame = first.in_flight or first.next
-    assert frame is not None
+    if frame is None:
+        return _made(driver, first)
     age = max(0, driver.instant().time_ms - frame.time_ms)
     words = f"partition {first.id} of node {node.me}: a frame of epoch {frame.stamp} has waited {age} ms for the log"
     return grid_pb2.Hindrance(partition=first.id, node=node.me, epoch=frame.stamp, age_ms=age, words=words)
+
+
+def _made(driver: Driver, partition: Partition) -> grid_pb2.Hindrance:
+    making, node = partition.making, driver.node.me
+    assert making is not None
+    age = max(0, driver.instant().time_ms - making.time_ms)
+    words = f"partition {partition.id} of node {node}: triggers of epoch {making.epoch} have run in a worker process for {age} ms"
+    return grid_pb2.Hindrance(partition=partition.id, node=node, epoch=making.epoch, age_ms=age, words=words)
 
 
 def closed_age_ms(driver: Driver) -> int:

@@ -33,6 +33,7 @@ from tidegrid.grid.ring.declarations import Deployment as Deployed
 from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.runtime.opening import append_control, fold_control
 from tidegrid.grid.runtime.requirements import check_requirements
+from tidegrid.triggers.budget import Watch
 from tidegrid.triggers.deployment import Deployment, Module, content_hash
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.packages import INIT
@@ -104,7 +105,11 @@ def _is_installed(module: Module) -> bool:
 
 
 async def load_beside(
-    modules: Sequence[Module], maps: Mapping[str, MapSpec], partitions: int, limits: Limits
+    modules: Sequence[Module],
+    maps: Mapping[str, MapSpec],
+    partitions: int,
+    limits: Limits,
+    watch: Watch | None = None,
 ) -> tuple[Deployment, TriggerRuntime]:
     """The code, made ready to run on this interpreter, over these maps and its own. Raises TriggerModuleError.
 
@@ -112,17 +117,17 @@ async def load_beside(
     needs the syntax tree is done before: CPython 3.11 confuses `ast.parse` in one thread with that in another.
     """
     requirements = requirements_of(modules)
-    return await asyncio.to_thread(_load, modules, requirements, dict(maps), partitions, limits)
+    deployment, specs = await asyncio.to_thread(_load, modules, requirements, dict(maps))
+    return deployment, TriggerRuntime(deployment, specs, partitions, limits, watch=watch)
 
 
 def _load(
-    modules: Sequence[Module], requirements: Sequence[str], maps: Mapping[str, MapSpec], partitions: int, limits: Limits
-) -> tuple[Deployment, TriggerRuntime]:
+    modules: Sequence[Module], requirements: Sequence[str], maps: Mapping[str, MapSpec]
+) -> tuple[Deployment, dict[str, MapSpec]]:
     check_requirements(requirements)
     with _loading:
         deployment = load_modules(modules, maps)
-    specs = {**maps, **{spec.name: spec for spec in deployment.maps}}
-    return deployment, TriggerRuntime(deployment, specs, partitions, limits)
+    return deployment, {**maps, **{spec.name: spec for spec in deployment.maps}}
 
 
 def modules_of(deployed: Deployed) -> tuple[Module, ...]:

@@ -25,6 +25,8 @@ from tidegrid.grid.engine.effects import (
     ReadControl,
     ReadLog,
     ReadOutputs,
+    RunBatch,
+    Suspended,
     Tell,
 )
 from tidegrid.grid.engine.intake import Carry, Request
@@ -37,6 +39,8 @@ from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.peers import Peers
+from tidegrid.grid.runtime.pool import Pool, WorkerOptions
+from tidegrid.triggers.budget import Watch
 from tidegrid.v1.ring_pb2 import RehearseReply, RehearseRequest
 
 CONTROL_READ_BYTES = 1024 * 1024
@@ -72,6 +76,9 @@ class Driver:
         self._reclaiming = False
         self._stopped = False
         self.failure: GridError | None = None
+        self.pool: Pool | None = None  # of worker processes; that of the whole process, if it is given one
+        self._own_pool: Pool | None = None
+        self.rehearsed = Watch()  # of what is run for a plan, on the thread of the node
         self._unfollow: Callable[[], None] = lambda: None
 
     # Inputs ------------------------------------------------------------------------------------------------------
@@ -185,6 +192,10 @@ class Driver:
             case Answered(requests):
                 for request in requests:
                     request.reply_to(request)
+            case RunBatch():
+                self._spawn(self._run_batch(effect))
+            case Suspended(trigger, words):
+                _log.error("node %d: trigger %r: %s", self.node.me, trigger, words)
             case Tell(to, envelope):
                 self._peers.send(to, envelope)
             case ClosedTo():
@@ -309,7 +320,7 @@ class Driver:
     async def _load_base(self, effect: LoadBase) -> None:
         try:
             chunks = self.bases.chunks(effect.base, effect.partition, effect.map)
-            for _ in self.node.base_loaded(self._clock.instant(), effect, chunks):
+            for _ in self.node.tenure.builds.base_loaded(effect, chunks):
                 await asyncio.sleep(0)
         except GridError as error:
             self._not_built(effect, error)
@@ -328,7 +339,15 @@ class Driver:
 
     def _not_built(self, effect: LoadBase | ReadOutputs, error: GridError) -> None:
         _log.warning("generation %d of map %r in partition %d: %s", effect.number, effect.map, effect.partition, error)
-        self.node.build_failed(self._clock.instant(), effect, error)
+        self.node.tenure.builds.failed(self._clock.instant().now, effect.build, error)
+
+    async def _run_batch(self, effect: RunBatch) -> None:
+        if self.pool is None:
+            self.pool = self._own_pool = Pool(WorkerOptions())
+        done = await self.pool.run(effect, partial(self.node.writes.isolation.look_up, effect.number))
+        if not self._stopped:
+            self.node.batch_done(self._clock.instant(), done)
+            self._soon()
 
     async def _load_checkpoint(self, effect: LoadCheckpoint) -> None:
         try:
@@ -409,3 +428,5 @@ class Driver:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 _log.error("node %d: %r", self.node.me, result)
+        if self._own_pool is not None:
+            self._own_pool.close()

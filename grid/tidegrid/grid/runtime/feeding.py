@@ -87,7 +87,7 @@ class Feed:
                 through = node.control.closed
             if through is None:
                 await self.driver.closed_above(self.after)
-                if self.driver.stopped or (node.stopping and self.after >= node.control.closed):
+                if self.driver.stopped or (node.intake.stopping and self.after >= node.control.closed):
                     return
                 continue
             owned = self._owned()

@@ -40,7 +40,9 @@ from tidegrid.grid.runtime.opening import (
     start_together,
 )
 from tidegrid.grid.runtime.peers import Peers
+from tidegrid.grid.runtime.pool import Pool, WorkerOptions
 from tidegrid.grid.runtime.regenerations import Regenerations
+from tidegrid.grid.runtime.watchdog import Watchdog
 from tidegrid.triggers.deployment import Module
 from tidegrid.v1.control_pb2 import ControlRecord, GridCreated, MapDeclared
 
@@ -63,6 +65,7 @@ class GridOptions:
     drain_seconds: float = 10.0
     strict: bool = False  # finds triggers that break their contract, at more than twice their cost: for development
     limits: Limits = field(default_factory=Limits)
+    workers: WorkerOptions = field(default_factory=WorkerOptions)  # processes for triggers with isolation="process"
     deploy: DeployRules = field(default_factory=DeployRules)
 
     def validate(self) -> GridOptions:
@@ -83,6 +86,7 @@ class GridOptions:
             raise ConfigurationError("limit_span is at least 3, or time cannot advance")
         RetentionOptions(self.history_seconds, self.history_bytes_max).validate()
         self.deploy.validate()
+        self.workers.validate()
         return self
 
     def node_options(self) -> NodeOptions:
@@ -103,6 +107,8 @@ class LocalGrid:
         self.clock = clock
         self._driver_of = driver_of
         self.drivers: list[Driver] = []
+        self.pool = Pool(options.workers)
+        self._watchdog = Watchdog()
         self.failure: GridError | None = None
         self.failed = asyncio.Event()
         self.bases = Bases(log)
@@ -157,6 +163,9 @@ class LocalGrid:
     async def _start(self, member: Member, peers: Peers) -> Driver:
         node = await new_node(self.log, member, self.options.node_options())
         driver = self._driver_of(node, self.log, peers, self.clock, self._node_failed)
+        driver.pool = self.pool
+        for watch in (node.watch, driver.rehearsed):
+            self._watchdog.watch(watch)
         self.drivers.append(driver)
         driver.bases = self.bases
         driver.start()
@@ -165,6 +174,8 @@ class LocalGrid:
     async def remove_node(self, driver: Driver) -> None:
         """Ends a node as it is; the others take over what it owned when they have missed it for long enough."""
         self.drivers.remove(driver)
+        for watch in (driver.node.watch, driver.rehearsed):
+            self._watchdog.forget(watch)
         await driver.stop()
 
     async def _create(self) -> None:
@@ -278,4 +289,6 @@ class LocalGrid:
                     await self._checkpointing.save()
         for driver in self.drivers:
             await driver.stop()
+        self.pool.close()
+        self._watchdog.close()
         await self.log.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from tidegrid.grid.app.invocation import Invocation, client_command
 
 if TYPE_CHECKING:
@@ -12,19 +13,34 @@ if TYPE_CHECKING:
 
 
 @client_command()
-async def deployments(call: Invocation) -> None:
+async def deployments(
+    call: Invocation,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="TRIGGER", show_default=False, help="Run a trigger again that went over its time budget."),
+    ] = None,
+) -> None:
     """List the deployments of trigger code, the newest first: what, when, by whom, and from which epoch on.
 
     \b
     Examples:
       $ tidegrid deployments
+      $ tidegrid deployments --resume translate
       $ tidegrid deployments --json | jq -r 'select(.state == "active").hash'
     """
     from tidegrid.grid.app.plan_report import short
 
-    async with call.connect(wait_ready=False) as grid:
-        found = (await grid.deployments())[::-1]
     output = call.output
+    async with call.connect(wait_ready=False) as grid:
+        if resume is not None:
+            resumed = await grid.resume(resume)
+            output.note(f"{', '.join(resumed)} runs again" if resumed else f"no trigger {resume!r} is suspended")
+            return
+        found = (await grid.deployments())[::-1]
+        members = await grid.status()
+    suspended = [(one.status.node, s) for one in members if one.status is not None for s in one.status.suspended]
+    for node, one in suspended:
+        output.note(f"node {node}: trigger {one.trigger!r} has been suspended since {_when(one.since_ms)}: {one.words}")
     if output.as_json:
         for entry in found:
             output.record(_record(entry))

@@ -1,0 +1,79 @@
+"""Rules of frames in the making switched off (engine/making.py). See mutations.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from tidegrid.grid.engine import isolation, partition, writes
+from tidegrid.grid.model.ids import Epoch
+
+Patch = pytest.MonkeyPatch
+
+
+def makings_not_counted(patch: Patch) -> None:
+    """E4: time closes the epoch of a frame in the making."""
+
+    def lowest(self: partition.Partition) -> Epoch | None:
+        frame = self.in_flight or self.next
+        return frame.stamp if frame is not None and frame.loan is None else None
+
+    patch.setattr(partition.Partition, "lowest_in_flight", property(lowest))
+
+
+def made_at_the_answer(patch: Patch) -> None:
+    """E4: it is stamped when the answer has come, with what its triggers have seen before."""
+    right = isolation.Isolation.done
+
+    def done(self: isolation.Isolation, answer: Any) -> Any:
+        found = right(self, answer)
+        if found is not None and found.making is not None and found.making.kind is not isolation.Kind.LOAN:
+            found.making = dataclasses.replace(found.making, epoch=max(found.making.epoch, self.epoch()))
+        return found
+
+    init = writes.WritePath.__init__
+
+    def made(self: writes.WritePath, limits: Any, seed: Any, emit: Any, epoch: Any, *rest: Any) -> None:
+        init(self, limits, seed, emit, epoch, *rest)
+        self.isolation.epoch = epoch  # type: ignore[attr-defined]
+
+    patch.setattr(writes.WritePath, "__init__", made)
+    patch.setattr(isolation.Isolation, "done", done)
+
+
+def any_answer_taken(patch: Patch) -> None:
+    """That of a making which was dropped is taken for the one that came after it."""
+
+    def making(self: isolation.Isolation, number: int) -> partition.Partition | None:
+        found = None
+        for one in self._partitions.values():
+            if one.making is not None and (found is None or one.making.number == number):
+                found = one
+        return found
+
+    patch.setattr(isolation.Isolation, "making", making)
+
+
+def base_undone_and_still_made(patch: Patch) -> None:
+    """What was being made on a frame that never lands is kept."""
+    for name in ("failed", "slot_taken"):
+        right = getattr(partition.Partition, name)
+
+        def keep(self: partition.Partition, *arguments: Any, right: Any = right) -> Any:
+            kept = self.making
+            found = right(self, *arguments)
+            if self.serving:
+                self.making = kept
+            return found
+
+        patch.setattr(partition.Partition, name, keep)
+
+
+def loans_not_dropped(patch: Patch) -> None:
+    """Liveness: a group has gone elsewhere, and what was made for it stays in flight."""
+
+    def waits(waiting: Any, attempt: object) -> bool:
+        return True
+
+    patch.setattr("tidegrid.grid.engine.lending._waits", waits)
