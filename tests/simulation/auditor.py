@@ -84,29 +84,30 @@ def check_read(judge: Judge, request: ReadRequest, closed: int) -> None:
     epoch = request.as_of
     if epoch > closed:
         raise Violation(f"R1: answered as of {epoch}, closed is {closed}")
+    if request.generation not in {judge.generations.seen(request.map, before) for before in range(epoch, closed + 1)}:
+        raise Violation(f"I5: {request.map} was read in generation {request.generation}, closed is {closed}")
     rows = zip(request.keys, request.values, request.versions, request.epochs, strict=True)
     if isinstance(request, ScanRequest):
         found = {key: (value, version, stamp) for key, value, version, stamp in rows}
         wanted = {}
         for key in judge.chains[request.map]:
             if judge.keys.partition(request.map, key) == request.partition:
-                row = row_as_of(judge, request.map, key, epoch, closed)
+                row = row_as_of(judge, request.map, key, epoch, request.generation)
                 if row[1]:
                     wanted[key] = row
         if found != wanted or list(found) != sorted(found):
             raise Violation(f"I5: scan of {request.map} in {request.partition} as of {epoch}: {found}, not {wanted}")
         return
     for key, value, version, stamp in rows:
-        wanted_row = row_as_of(judge, request.map, key, epoch, closed)
+        wanted_row = row_as_of(judge, request.map, key, epoch, request.generation)
         if (value, version, stamp) != wanted_row:
             raise Violation(
                 f"I5: {request.map} {key!r} as of {epoch} is {(value, version, stamp)}, the log says {wanted_row}"
             )
 
 
-def row_as_of(judge: Judge, name: str, key: bytes, epoch: int, closed: int) -> tuple[bytes, int, int]:
-    known = judge.generations
-    version = known.as_of(name, key, known.seen(name, closed), epoch)
+def row_as_of(judge: Judge, name: str, key: bytes, epoch: int, generation: int) -> tuple[bytes, int, int]:
+    version = judge.generations.as_of(name, key, generation, epoch)
     if version is None or version.value is None:
         return b"", 0, 0
     return version.value, version.number, version.epoch

@@ -348,8 +348,7 @@ class Client:
         for key, value, version, stamp in zip(
             request.keys, request.values, request.versions, request.epochs, strict=True
         ):
-            generation = judge.generations.seen(request.map, node.control.closed)
-            chain = judge.generations.chain(request.map, key, generation)
+            chain = judge.generations.chain(request.map, key, request.generation)
             seen = [
                 one.position
                 for one in chain

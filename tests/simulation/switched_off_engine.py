@@ -17,6 +17,7 @@ from tidegrid.grid.engine import (
     reference,
     requests,
     retention,
+    tables,
     writes,
 )
 from tidegrid.grid.engine.compute import Computation
@@ -120,22 +121,24 @@ def refusals_answered_before_the_frame_lands(patch: Patch) -> None:
 
 
 def applied_before_durable(patch: Patch) -> None:
-    right, apply = partition.Partition.launch, partition.Partition._apply
+    right, apply = partition.Partition.launch, tables.Tables.apply
+    applied: dict[int, Any] = {}  # columns of keys, kept so that no other gets the identity of one
 
     def launch(self: partition.Partition) -> Any:
         frame = right(self)
         if frame is not None and frame.payload is not None:
             stamp = (frame.stamp, Position(self.tail + 1), frame.time_ms)
             for (name, _), columns in frame.writes.items():
-                apply(self, name, columns, stamp)
+                applied[id(columns.keys)] = columns.keys
+                apply(self.tables, name, columns.keys, columns.values, bytes(columns.ops), columns.versions, stamp)
         return frame
 
+    def apply_others(self: tables.Tables, name: str, keys: Any, *rest: Any) -> None:
+        if id(keys) not in applied:
+            apply(self, name, keys, *rest)
+
     patch.setattr(partition.Partition, "launch", launch)
-    patch.setattr(
-        partition.Partition,
-        "_apply",
-        lambda self, name, columns, stamp: apply(self, name, columns, stamp) if columns.causes else None,
-    )
+    patch.setattr(tables.Tables, "apply", apply_others)
 
 
 def frame_in_flight_not_seen(patch: Patch) -> None:

@@ -224,9 +224,9 @@ class Intake:
 
     def _table(self, partition: Partition, request: ReadRequest) -> Table | None:
         known, name = self._control.generations, request.map
-        number = request.generation or (known.at(name, request.seen_at) if request.seen_at else 0)
-        if not number:
-            return partition.tables.get(name)
+        if not request.generation:
+            request.generation = known.at(name, request.seen_at or self._control.closed)
+        number = request.generation
         table = partition.tables.generation(name, number)
         if table is None and name in partition.tables:
             raise UnknownGenerationError.of(name, number, known.kept(name))

@@ -4,7 +4,8 @@
 `at_least` waits until the epoch is closed here and reads the latest. Both 0: the latest, at once. `staleness_ms_max`:
 the last close applied here is no older than that. `at_once`: what would wait for a close is refused. `linearizable`:
 the owner has seen that its log holds nothing it has not (tail_checks.py). `generation`: that one of a derived table;
-`seen_at`: the one that readers saw when that epoch was the highest closed; both 0: the one that they see now.
+`seen_at`: the one that readers saw when that epoch was the highest closed; both 0: the one that they see now. An answered
+read has the number of the one that it was answered from.
 """
 
 from __future__ import annotations

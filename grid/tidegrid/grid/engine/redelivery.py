@@ -36,6 +36,7 @@ from tidegrid.grid.log.record import DATA, DELETE, ROUTED, Record, SourceId
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.triggers.runtime import BoundMap, Rejection, Session
 
+_NTH_SPAN: Final = 1 << 20  # more than entries in a record
 _PRUNED_MIN: Final = 4_096
 
 _Order = tuple[Epoch, Position, int, SourceId]
@@ -102,25 +103,25 @@ class Redelivery:
         """A record becomes part of the state, and redrives what it did."""
         record = item.record
         if record.kind == DATA:
-            again = [write for write in item.redriven if write.routed and write.id in self._parked]
-            if again:
-                self._redrive(item, again)
+            for nth, write in enumerate(item.redriven):
+                if write.routed and write.id in self._parked:
+                    self._redrive(item, nth, write)
             take_writes(self._state, record)
         absorb(self._state, record)
 
-    def _redrive(self, item: LoggedRecord, writes: list[ParkedWrite]) -> None:
+    def _redrive(self, item: LoggedRecord, nth: int, write: ParkedWrite) -> None:
+        """`nth`: of those that the record redrives."""
         record, made = item.record, Made(self._code)
         effective, ref_epoch = Epoch(record.effective), Epoch(record.ref_epoch)
-        for write in writes:
-            row = self._parked.pop(write.id)
-            value = None if row.op == DELETE else row.value
-            today = replace(write, map=row.map, schema=row.schema, op=row.op, key=row.key, value=value)
-            redrive(self._code, self._state, self._partition, today, effective, ref_epoch, made, self.tally)
+        row = self._parked.pop(write.id)
+        value = None if row.op == DELETE else row.value
+        today = replace(write, map=row.map, schema=row.schema, op=row.op, key=row.key, value=value)
+        redrive(self._code, self._state, self._partition, today, effective, ref_epoch, made, self.tally)
         self._pending.append(
             _Pending(
-                (effective, item.position, 0, SourceId(self._partition, item.position, 0)),
-                made.settled(effective, item.position, record.time_ms),
-                made.sent(self._partition, effective, item.position, record.time_ms, ref_epoch),
+                (effective, item.position, nth, SourceId(self._partition, item.position, nth)),
+                made.settled(effective, item.position, record.time_ms, nth),
+                made.sent(self._partition, effective, item.position, record.time_ms, ref_epoch, nth=nth),
             )
         )
 
@@ -160,6 +161,7 @@ class Redelivery:
         if arrival is not None:
             source, position, time_ms, ref_epoch = arrival.source, arrival.position, arrival.time_ms, arrival.ref_epoch
             nth, held = arrival.nth, arrival.parked
+        nth = nth * _NTH_SPAN + sent.entry  # what one record redrives may come here in several passes
         made = Made(self._code)
         session: Session | None = None
         for section in sent.sections:

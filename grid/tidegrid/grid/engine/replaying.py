@@ -252,8 +252,10 @@ class Made:
         ref_epoch: Epoch,
         *,
         logged: bool = True,
+        nth: int | None = None,
     ) -> list[SentRows]:
-        """Entries are numbered by receiver, as a frame does; what leads to no wanted map is left out."""
+        """Entries are numbered by receiver, as a frame does, or by the redriven write that this is of (`nth`); what leads
+        to no wanted map is left out."""
         found: list[SentRows] = []
         code = self._code
         for entry, partition in enumerate(sorted(self._sent)):
@@ -267,7 +269,8 @@ class Made:
                 target = PartitionId(partition)
                 found.append(
                     SentRows(
-                        target, source, position, entry, effective, time_ms, ref_epoch, depth, logged, sections
+                        target, source, position, entry if nth is None else nth, effective, time_ms, ref_epoch, depth,
+                        logged, sections,
                     )
                 )  # fmt: skip
         return found
