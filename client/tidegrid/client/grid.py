@@ -291,7 +291,7 @@ class Grid:
         writes of before today's code; returns what differs. Unless it is a `dry_run`, readers, followers and replicas see the
         new generation from one epoch on (`report.seen_from`), and the old one is kept to go back to.
 
-        It runs in `workers` processes at the grid (0: one per core) of that `nice`ness, each working that `share` of its
+        It runs in `workers` processes at the grid (0: one per core but one) of that `nice`ness, each working that `share` of its
         time, at no more than `rate` raw writes a second in all (0: as fast as they can). `progress` is called a few times a
         second. Raises ConfigurationError, WrongKindError, DeployNotAllowedError (who may deploy may regenerate),
         TriggerModuleError, InUseError (one at a time). When it is cancelled or fails, call it again to go on there.

@@ -2787,7 +2787,7 @@ class RegenerateRequest(google.protobuf.message.Message):
     BY_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
     workers: builtins.int
-    """processes; 0: one per core"""
+    """processes; 0: one per core but one"""
     nice: builtins.int
     share: builtins.float
     """of its time that a worker works; 0: all of it"""

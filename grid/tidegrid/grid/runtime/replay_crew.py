@@ -41,7 +41,7 @@ Done = Callable[[Task, list[Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class CrewOptions:
-    """`workers` 0: one per core. `nice`: of the processes. `share`: of the time that a worker works. `rate`: writes a second
+    """`workers` 0: one per core but one, which is left to the node. `nice`: of the processes. `share`: of the time that a worker works. `rate`: writes a second
     of all together, 0: as fast as they can."""
 
     workers: int = 0
@@ -52,7 +52,9 @@ class CrewOptions:
     def validate(self) -> CrewOptions:
         """Returns itself. Raises ConfigurationError."""
         if not 0 <= self.workers <= 256:
-            raise ConfigurationError(f"workers is {self.workers}; it lies between 1 and 256, or is 0: one per core")
+            raise ConfigurationError(
+                f"workers is {self.workers}; it lies between 1 and 256, or is 0: one per core but one"
+            )
         if not 0 <= self.nice <= 19:
             raise ConfigurationError(f"nice is {self.nice}; it lies between 0 and 19")
         if not 0 < self.share <= 1:
@@ -77,7 +79,7 @@ class ProcessCrew:
         self._directory = directory
         self._plan = plan
         self._options = options
-        self._count = options.workers or os.cpu_count() or 1
+        self._count = options.workers or max(1, (os.cpu_count() or 1) - 1)
         self._workers: list[_Worker] = []
 
     async def work(self, tasks: Sequence[Task], done: Done, tell: Tell) -> None:

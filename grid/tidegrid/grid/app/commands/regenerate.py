@@ -23,7 +23,7 @@ async def regenerate(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before readers see it.")] = False,
     workers: Annotated[
         int,
-        typer.Option("--workers", metavar="N", min=0, max=256, help="Processes at the grid. \\[default: one per core]", show_default=False),
+        typer.Option("--workers", metavar="N", min=0, max=256, help="Processes at the grid. \\[default: one per core but one]", show_default=False),
     ] = 0,
     rate: Annotated[
         float,
