@@ -102,6 +102,21 @@ def test_what_readers_see_or_will_see_is_not_let_go_of() -> None:
     assert state.generations.kept("view") == (2, 4), "a number is never taken again"
 
 
+def test_what_readers_will_see_between_two_switches_is_kept() -> None:
+    state = grid()
+    declare(state, "view")
+    declare(state, "view")
+    close(state, 20)
+    switch(state, 2)
+    close(state, 21)
+    switch(state, 3)
+    assert drop(state, 2) == (), "seen for an epoch"
+    close(state, int(state.highest_activation) - 1)
+    assert state.generations.at("view", state.closed) == 2
+    close(state, int(state.highest_activation))
+    assert drop(state, 2) == ("view",)
+
+
 def test_it_is_part_of_a_checkpoint() -> None:
     state = grid()
     declare(state, "view")
