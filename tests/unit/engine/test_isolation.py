@@ -7,18 +7,21 @@ from typing import Any
 
 import pytest
 from tidegrid.grid.engine.effects import RunBatch
+from tidegrid.grid.engine.group import GroupRequest
+from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.made import Ending, Part
 from tidegrid.grid.engine.making import BatchDone
 from tidegrid.grid.engine.redrive import RedriveRequest
 from tidegrid.grid.log.record import DELETE
 from tidegrid.grid.model.errors import RejectedError, StorageFullError, TriggerSuspendedError, UnavailableError
-from tidegrid.grid.model.ids import PartitionId
+from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.triggers.batch import Answer, decode_code
 from tidegrid.triggers.batch_run import run
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.runtime import TriggerRuntime
+from tidegrid.v1 import grid_pb2
 
-from tests.unit.engine.stand import Stand, key
+from tests.unit.engine.stand import Stand, client_session, key, pack
 
 SOURCE = """
 from tidegrid.triggers import *
@@ -243,6 +246,37 @@ def test_parked_writes_are_redriven_in_a_worker() -> None:
         stand.land_all()
     assert [outcome.word for outcome in request.outcomes] == ["redriven", "redriven"]
     assert stand.value("b", map_name="out")[:2] == [1, None]
+
+
+def test_a_part_of_a_group_that_is_made_is_lent_its_slot_whatever_has_come_meanwhile(stand: Stand) -> None:
+    """Groups and other writes take turns; it was its turn when it went off."""
+
+    def group(name: bytes, sequence: int) -> GroupRequest:
+        part = grid_pb2.WriteBatch(
+            session=client_session(7),
+            first_sequence=sequence,
+            map="raw",
+            keys=[key("a")],
+            values=[pack(1)],
+            ops=b"\x01",
+        )
+        request = GroupRequest(name, [part], "reply")
+        stand.node.submit(stand.instant, request, Carry(b"", Position(0), Epoch(0)), stand.now + 10)
+        stand.turn()
+        return request
+
+    for sequence in (1, 2):
+        request = group(b"g%d" % sequence, sequence)
+        waiting = put(stand, {"b": sequence}, "plain") if sequence == 2 else None
+        answer(stand)
+        (effect,) = stand.group_appends
+        stand.group_appends.clear()
+        stand.log.append(effect.entries)
+        stand.node.group_landed(stand.instant, effect.group, [stand.log.tail(entry.log) for entry in effect.entries])
+        stand.turn()
+        assert request in stand.answered and request.error is None
+    stand.land_all()
+    assert waiting in stand.answered and stand.node.drained
 
 
 def test_a_trigger_that_overruns_again_and_again_is_suspended_until_resumed(stand: Stand) -> None:

@@ -196,6 +196,42 @@ def test_what_was_redriven_is_run_at_its_redrive() -> None:
         del builtins.mended  # type: ignore[attr-defined]
 
 
+def test_of_what_one_record_redrives_only_the_rows_that_failed_elsewhere_stay_parked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import builtins
+
+    monkeypatch.setattr(builtins, "mended", 0, raising=False)
+    text = (
+        "import builtins\n"
+        + BASE
+        + """
+@trigger(on="raw", emits="far", on_error="park")
+def make(write):
+    100 // builtins.mended
+    yield Put("far", THERE, write.value)
+
+@trigger(on="far", emits="lists", on_error="park")
+def go_on(write):
+    100 // write.value
+    yield Merge("lists", THERE, write.value)
+"""
+    )
+    stand = Stand(maps=(), source=code(text), partitions=2)
+    for at, value in enumerate((0, 20, 0, 50)):
+        put(stand, at, value)
+    monkeypatch.setattr(builtins, "mended", 1)
+    parked, _ = stand.partition().parking.page("", ParkedId(Position(0), 0), 9)
+    stand.submit(RedriveRequest(stand.partition().id, tuple(one.id for one in parked), False, False, "to the test"))
+    stand.land_all()
+    stand.node.ring.carry(stand.now, stand.node.control.position, Epoch(stand.node.epoch + 1))
+    stand.turn()  # chains run at the end of the epoch
+    stand.land_all()
+    assert not len(stand.partition().parking) and len(stand.partition(1).parking) == 2
+    again = replayed(stand, text)
+    assert rows(again, "lists", 1) == {THERE: [20, 50]} and again.tally.parked == 6
+
+
 def test_a_redrive_sees_the_value_that_was_before_its_write(stand: Stand) -> None:
     for value in (5, 0, 50):
         put(stand, 0, value)

@@ -205,14 +205,16 @@ class Partition:
     # Frames ------------------------------------------------------------------------------------------------------
 
     def may_lend(self) -> bool:
-        """Nothing is in flight, and groups and other writes take turns."""
-        if self.in_flight is not None or self.next is not None or (self._owed and (self.queue or self.redrives)):
+        """Nothing is in flight, and groups and other writes take turns. A part of a group that is being made has its turn."""
+        if self.in_flight is not None or self.next is not None:
             return False
-        return self.making is None or self.making.kind is Kind.LOAN
+        if self.making is not None:
+            return self.making.kind is Kind.LOAN
+        return not (self._owed and (self.queue or self.redrives))
 
     def lend(self, frame: Frame) -> None:
         """The next slot is lent for this frame, which is in flight from here on."""
-        assert self.may_lend() and frame.loan is not None
+        assert self.in_flight is None and self.next is None and frame.loan is not None
         self.in_flight = frame
         self._owed = True
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from tidegrid.grid.engine.delivery import seed_of
 from tidegrid.grid.engine.parking import ParkedId, ParkedWrite
 from tidegrid.grid.engine.replay import absorb, take_writes
-from tidegrid.grid.engine.replay_log import Arrival, LoggedRecord, RowName, arrivals
+from tidegrid.grid.engine.replay_log import Arrival, LoggedRecord, RowName, SentBefore, arrivals
 from tidegrid.grid.engine.replaying import (
     HistoricReferences,
     Made,
@@ -103,13 +103,14 @@ class Redelivery:
         """A record becomes part of the state, and redrives what it did."""
         record = item.record
         if record.kind == DATA:
-            for nth, write in enumerate(item.redriven):
+            before = SentBefore(record) if item.redriven else None
+            for nth, write in item.redriven:
                 if write.routed and write.id in self._parked:
-                    self._redrive(item, nth, write)
+                    self._redrive(item, nth, write, before)
             take_writes(self._state, record)
         absorb(self._state, record)
 
-    def _redrive(self, item: LoggedRecord, nth: int, write: ParkedWrite) -> None:
+    def _redrive(self, item: LoggedRecord, nth: int, write: ParkedWrite, before: SentBefore | None) -> None:
         """`nth`: of those that the record redrives."""
         record, made = item.record, Made(self._code)
         effective, ref_epoch = Epoch(record.effective), Epoch(record.ref_epoch)
@@ -121,7 +122,7 @@ class Redelivery:
             _Pending(
                 (effective, item.position, nth, SourceId(self._partition, item.position, nth)),
                 made.settled(effective, item.position, record.time_ms, nth),
-                made.sent(self._partition, effective, item.position, record.time_ms, ref_epoch, nth=nth),
+                made.sent(self._partition, effective, item.position, record.time_ms, ref_epoch, nth=nth, before=before),
             )
         )
 
@@ -163,6 +164,7 @@ class Redelivery:
             nth, held = arrival.nth, arrival.parked
         nth = nth * _NTH_SPAN + sent.entry  # what one record redrives may come here in several passes
         made = Made(self._code)
+        seen = {(name, key): count for name, key, count in sent.before}
         session: Session | None = None
         for section in sent.sections:
             made.settle(section.map, section.ops, section.keys, section.values)
@@ -173,7 +175,7 @@ class Redelivery:
                 seed = seed_of(source)
                 epoch = sent.effective
                 session = self._state.bind(self._code, self._partition, epoch, sent.time_ms, ref_epoch, seed)
-            self._set_off(session, program, section, sent.depth, held, made)
+            self._set_off(session, program, section, sent.depth, held, seen, made)
         if session is not None:
             session.end()
         logged = arrival is not None
@@ -192,14 +194,15 @@ class Redelivery:
         section: SentSection,
         depth: int,
         held: dict[RowName, ParkedId],
+        seen: dict[tuple[str, bytes], int],
         made: Made,
     ) -> None:
-        tally, name, seen = self.tally, section.map, dict[bytes, int]()
+        tally, name = self.tally, section.map
         for op, key, value in zip(section.ops, section.keys, section.values, strict=True):
             tally.writes += 1
             if held:
-                nth = seen.get(key, 0)
-                seen[key] = nth + 1
+                nth = seen.get((name, key), 0)
+                seen[name, key] = nth + 1
                 parked = held.get((name, key, nth))
                 if parked is not None:
                     self._parked[parked] = _Row(name, section.schema, op, key, value)
