@@ -66,6 +66,9 @@ LONG_ROUNDS: Final = {
 }  # fmt: skip
 PARKED: Final = {"redrivers": 4, "redrive_rate": 60.0, "write_delay": 0.01}
 APART: Final = {"isolated": 1.0, "worker_delay": 0.02, "write_delay": 0.01, "nodes": 2, "partitions": 2}
+STOPPED: Final = {
+    "nodes": 1, "write_delay": 0.006, "worker_loss": 0.15, "redrivers": 0, "deploy_rate": 0.1, "crash_rate": 0.0
+}  # fmt: skip
 FULL: Final = {"storage_full": 0.3, "append_delay": 0.02, "write_delay": 0.006}
 
 MUTATIONS: Final = (
@@ -200,6 +203,7 @@ MUTATIONS: Final = (
     Mutation("E4, in the making", apart_off.makings_not_counted, 20, APART, quick=True),
     Mutation("E4, the stamp", apart_off.made_at_the_answer, 20, APART, quick=True),
     Mutation("isolation, the base", apart_off.base_undone_and_still_made, 60, {**APART, **FULL}),
+    Mutation("isolation, refused rows", apart_off.run_on_refused_rows, 30, {**APART, **STOPPED}, quick=True),
     Mutation("isolation, which batch", apart_off.any_answer_taken, 60, {**APART, **SILENT}),
     Mutation("isolation, groups (liveness)", apart_off.loans_not_dropped, 60, {**APART, **GROUPS, "crash_rate": 3.0}),
 )

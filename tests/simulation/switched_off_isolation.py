@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tidegrid.grid.engine import isolation, partition, writes
+from tidegrid.grid.engine import compute, isolation, partition, writes
 from tidegrid.grid.model.ids import Epoch
 
 Patch = pytest.MonkeyPatch
@@ -53,6 +53,14 @@ def any_answer_taken(patch: Patch) -> None:
         return found
 
     patch.setattr(isolation.Isolation, "making", making)
+
+
+def run_on_refused_rows(patch: Patch) -> None:
+    """What ran after a row that is then refused for want of room is taken, though it saw that row stored."""
+
+    def nothing(self: compute.Computation) -> None: ...
+
+    patch.setattr(compute.Computation, "_leave_rest", nothing)
 
 
 def base_undone_and_still_made(patch: Patch) -> None:

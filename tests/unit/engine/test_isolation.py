@@ -12,9 +12,17 @@ from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.engine.made import Ending, Part
 from tidegrid.grid.engine.making import BatchDone
 from tidegrid.grid.engine.redrive import RedriveRequest
-from tidegrid.grid.log.record import DELETE
-from tidegrid.grid.model.errors import RejectedError, StorageFullError, TriggerSuspendedError, UnavailableError
+from tidegrid.grid.log.record import DELETE, PUT
+from tidegrid.grid.model.errors import (
+    GridError,
+    RejectedError,
+    StorageFullError,
+    TooLargeError,
+    TriggerSuspendedError,
+    UnavailableError,
+)
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
+from tidegrid.grid.model.limits import Limits
 from tidegrid.triggers.batch import Answer, decode_code
 from tidegrid.triggers.batch_run import run
 from tidegrid.triggers.loader import load_modules
@@ -41,6 +49,18 @@ def near(write):
     yield Put("elsewhere", write.key, write.value)
 """
 PARKING = SOURCE.replace("budget=2.0", 'budget=2.0, on_error="park"')
+LOOKING = """
+from tidegrid.triggers import *
+table("raw", key=("k",))
+table("out", like="raw")
+
+@trigger(on="raw", emits="out", isolation="process", on_error="park")
+def make(write, grid):
+    if write.value == "broken":
+        raise ValueError("broken")
+    yield Put("out", write.key, "x" * 80_000 if write.value == "large" else grid.get("raw", "a"))
+"""
+NO_ROOM = [("broken", RejectedError, "would be parked"), ("large", TooLargeError, "with its outputs")]
 
 
 @pytest.fixture
@@ -72,6 +92,17 @@ def answer(stand: Stand, rows: int = 1 << 30, ending: Ending | None = None) -> N
 
 def put(stand: Stand, rows: Any, map_name: str = "raw", **more: Any) -> Any:
     return stand.put(rows, map_name=map_name, **more)
+
+
+def group_part(rows: list[tuple[str, Any]]) -> grid_pb2.WriteBatch:
+    return grid_pb2.WriteBatch(
+        session=client_session(7),
+        first_sequence=1 + (rows[0][0] != "a"),
+        map="raw",
+        keys=[key(name) for name, _ in rows],
+        values=[pack(value) for _, value in rows],
+        ops=bytes(PUT for _ in rows),
+    )
 
 
 def test_it_is_in_flight_from_its_stamp_on_which_it_keeps(stand: Stand) -> None:
@@ -116,6 +147,39 @@ def test_what_an_answer_leaves_out_comes_in_the_next_frame(stand: Stand) -> None
     answer(stand)
     stand.land_all()
     assert request.versions == [1, 1, 1] and len(stand.log_of()) == 3, "OPEN, and two frames"
+
+
+@pytest.mark.parametrize(("value", "error", "said"), NO_ROOM)
+@pytest.mark.parametrize("together", [True, False])
+def test_what_was_run_as_if_a_refused_row_were_stored_is_run_again(
+    value: str, error: type[GridError], said: str, together: bool
+) -> None:
+    stand = Stand(source=LOOKING, limits=Limits(parked_max=0, record_bytes_max=70_000))
+    put(stand, {"a": 1})
+    rows = [("a", value), ("b", 2)]
+    requests = [put(stand, some) for some in ([rows] if together else [[row] for row in rows])]
+    answer(stand)
+    stand.land_all()
+    assert stand.batches[0].batch.rows == 2
+    while stand.batches:
+        answer(stand)
+        stand.land_all()
+    refused = requests[0].errors[0]
+    assert isinstance(refused, error) and said in str(refused) and all(one in stand.answered for one in requests)
+    assert sum(len(one.errors) for one in requests) == 1
+    assert stand.value("a", map_name="raw") == 1 and stand.value("b", map_name="out") == 1
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_group_is_told_which_row_there_was_no_room_for(together: bool) -> None:
+    stand = Stand(source=LOOKING, limits=Limits(parked_max=0))
+    rows = [("a", "broken"), ("b", 2)]
+    group = GroupRequest(b"g1", [group_part(some) for some in ([rows] if together else [[row] for row in rows])], "")
+    stand.submit(group)
+    answer(stand)
+    assert group in stand.answered and list(group.errors) == [(0, 0)]
+    assert "would be parked" in str(group.errors[0, 0])
+    assert stand.node.drained and len(stand.log_of()) == 1, "OPEN"
 
 
 @pytest.mark.parametrize("source", [SOURCE, PARKING])

@@ -243,8 +243,7 @@ class Computation:
                     failure = self._failure(ordinal + len(versions), result, name, key, value)
                     if failure is None:
                         errors[row] = unparkable(result, self._limits)
-                        if self._made is not None:  # what ran after it took it for stored
-                            break
+                        self._leave_rest()
                         continue
                     weight += failure.ByteSize() + PER_WRITE_BYTES
                 else:
@@ -260,8 +259,7 @@ class Computation:
                 if size or frame.size:
                     break
                 errors[row] = TooLargeError.of("record (a write with its outputs)", weight, room)
-                if self._made is not None:
-                    break
+                self._leave_rest()
                 continue
             size += weight
             if failure is not None:
@@ -276,6 +274,11 @@ class Computation:
             versions.append(version)
         frame.size += size
         return versions
+
+    def _leave_rest(self) -> None:
+        """A row is refused for want of room. In a worker process those after it, of whichever request, took it for stored."""
+        if self._made is not None:
+            self._made.leave_rest()
 
     def _failure(self, number: int, result: Rejection, name: str, key: bytes, value: bytes) -> Failure | None:
         """Of a write that is parked, before it changes anything; None: there is no room for it."""

@@ -251,13 +251,16 @@ class Lending:
         )
         refused: dict[int, Mapping[int, GridError]] = {}
         for at, request in enumerate(requests):
-            if not computation.add(request):
-                refusal: GridError = TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)
-                if made is not None and made.stopped is not None:
-                    refusal = rejected(made.stopped)
-                refused[at] = {0: refusal}
+            whole = computation.add(request)
+            if frame.portions and frame.portions[-1].request is request:
+                refused[at] = frame.portions[-1].errors
+            if not whole:
+                if not any(refused.values()):  # else what refuses a row may be why the rest was left
+                    refusal: GridError = TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)
+                    if made is not None and made.stopped is not None:
+                        refusal = rejected(made.stopped)
+                    refused[at] = {0: refusal}
                 break
-            refused[at] = frame.portions[-1].errors
         computation.end()
         return _counted(refused, requests)
 

@@ -3,7 +3,8 @@ or None where the answer ends.
 
 The frame is computed as any other, with this instead of a session, so conditions, version numbers, room and placing are
 decided where they are for all frames. A row is taken from the answer only if it was run for the same key under the
-same version number; from the first one on that was not, the rest is left for the next frame.
+same version number; from the first one on that was not, the rest is left for the next frame. So is all that comes after a
+row for which the frame, or what is parked, has no room: it was run as if that row were stored.
 
 A worker ran code that is not trusted, so nothing in its answer is: an output that the triggers of the map could not have
 made is a failure of its row.
@@ -109,7 +110,7 @@ class Made:
         if isinstance(row, Ending):
             return self._ended(row, program, key)
         if row is None or (row.key, row.version) != (key, version):
-            self._rows = iter(())
+            self.leave_rest()
             return None
         if row.rejection is not None:
             return _known(program, row.rejection)
@@ -117,6 +118,10 @@ class Made:
             return overran(program, _blamed(program), key, _FORGED)
         self.routed = row.routed
         return row.outputs
+
+    def leave_rest(self) -> None:
+        """What comes next was not run, or on what is not so: the answer ends here."""
+        self._rows = iter(())
 
     def end(self) -> None:
         """As `Session.end`."""
