@@ -29,6 +29,7 @@ from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.reading import LogReader
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.opening import fold_control
 from tidegrid.grid.runtime.replay_plan import ReplayPlan, plan_of
 from tidegrid.grid.runtime.replay_work import ReplayWork, Task
@@ -140,7 +141,7 @@ def _rate(data: Path, folder: Path, plan: ReplayPlan) -> float:
     files.prepare()
     with _frozen(), contextlib.closing(LogReader(PosixFiles(data))) as reader:
         started = time.process_time()
-        work = ReplayWork(plan, reader, files, lambda _size, _writes: None)
+        work = ReplayWork(plan, reader, Bases(data), files, lambda _size, _writes: None)
         writes = sum(work.replay(Task(number, 0)).tally.writes for number in sorted(plan.tails))
         took = time.process_time() - started
     if writes < ROWS:

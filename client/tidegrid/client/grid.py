@@ -279,6 +279,7 @@ class Grid:
     async def regenerate(
         self,
         *maps: str,
+        start: int | datetime | None = None,
         dry_run: bool = False,
         workers: int = 0,
         nice: int = 19,
@@ -291,12 +292,16 @@ class Grid:
         writes of before today's code; returns what differs. Unless it is a `dry_run`, readers, followers and replicas see the
         new generation from one epoch on (`report.seen_from`), and the old one is kept to go back to.
 
+        `start`: only what was written from that epoch, or that time, on; what was made of earlier writes stays as readers see it.
         It runs in `workers` processes at the grid (0: one per core but one) of that `nice`ness, each working that `share` of its
         time, at no more than `rate` raw writes a second in all (0: as fast as they can). `progress` is called a few times a
         second. Raises ConfigurationError, WrongKindError, DeployNotAllowedError (who may deploy may regenerate),
         TriggerModuleError, InUseError (one at a time). When it is cancelled or fails, call it again to go on there.
         """
-        return await regenerate(self._dispatcher, maps, dry_run, workers, nice, share, rate, by, progress)
+        if isinstance(start, datetime):
+            start = await self._closes.at(start, self._until(None)) + 1
+        check_number("start", start, 1, 1 << 63)
+        return await regenerate(self._dispatcher, maps, start or 0, dry_run, workers, nice, share, rate, by, progress)
 
     async def generations(self, *, deadline: float | None = None) -> list[grid_pb2.GenerationEntry]:
         """The generations of derived tables that are kept, and which of them readers see."""

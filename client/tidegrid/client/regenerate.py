@@ -28,6 +28,7 @@ Progress = Callable[[grid_pb2.RegenerationProgress], None]
 async def regenerate(
     dispatcher: Dispatcher,
     maps: Sequence[str],
+    start: int,
     dry_run: bool,
     workers: int,
     nice: int,
@@ -38,7 +39,14 @@ async def regenerate(
 ) -> grid_pb2.RegenerationReport:
     loop = asyncio.get_running_loop()
     request = grid_pb2.RegenerateRequest(
-        maps=maps, dry_run=dry_run, workers=workers, nice=nice, share=share, rate=rate, by=by or this_user()
+        maps=maps,
+        start=start,
+        dry_run=dry_run,
+        workers=workers,
+        nice=nice,
+        share=share,
+        rate=rate,
+        by=by or this_user(),
     )
     try:
         while True:

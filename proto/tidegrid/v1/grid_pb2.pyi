@@ -2785,6 +2785,7 @@ class RegenerateRequest(google.protobuf.message.Message):
     STOP_FIELD_NUMBER: builtins.int
     DEADLINE_MS_FIELD_NUMBER: builtins.int
     BY_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
     workers: builtins.int
     """processes; 0: one per core but one"""
@@ -2800,6 +2801,8 @@ class RegenerateRequest(google.protobuf.message.Message):
     deadline_ms: builtins.int
     by: builtins.str
     """for people: who asks, from where"""
+    start: builtins.int
+    """what was written below that epoch is not run again, and stays as readers see it; 0: all is run"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -2820,9 +2823,10 @@ class RegenerateRequest(google.protobuf.message.Message):
         stop: builtins.bool = ...,
         deadline_ms: builtins.int = ...,
         by: builtins.str = ...,
+        start: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["by", b"by", "carry", b"carry", "deadline_ms", b"deadline_ms", "dry_run", b"dry_run", "maps", b"maps", "name", b"name", "nice", b"nice", "rate", b"rate", "share", b"share", "stop", b"stop", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "carry", b"carry", "deadline_ms", b"deadline_ms", "dry_run", b"dry_run", "maps", b"maps", "name", b"name", "nice", b"nice", "rate", b"rate", "share", b"share", "start", b"start", "stop", b"stop", "workers", b"workers"]) -> None: ...
 
 global___RegenerateRequest = RegenerateRequest
 
@@ -3018,6 +3022,7 @@ class RegenerationReport(google.protobuf.message.Message):
     SECONDS_FIELD_NUMBER: builtins.int
     GENERATIONS_FIELD_NUMBER: builtins.int
     SEEN_FROM_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
     hash: builtins.bytes
     """of the deployment"""
     acts_at: builtins.int
@@ -3034,6 +3039,8 @@ class RegenerationReport(google.protobuf.message.Message):
     seconds: builtins.float
     seen_from: builtins.int
     """the epoch from which on they do"""
+    start: builtins.int
+    """as asked for"""
     @property
     def refused(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RefusedWrite]:
         """some of those rejected and failed"""
@@ -3061,8 +3068,9 @@ class RegenerationReport(google.protobuf.message.Message):
         seconds: builtins.float = ...,
         generations: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         seen_from: builtins.int = ...,
+        start: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "as_of", b"as_of", "failed", b"failed", "generations", b"generations", "hash", b"hash", "maps", b"maps", "outputs", b"outputs", "parked", b"parked", "redriven", b"redriven", "refused", b"refused", "rejected", b"rejected", "seconds", b"seconds", "seen_from", b"seen_from", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "as_of", b"as_of", "failed", b"failed", "generations", b"generations", "hash", b"hash", "maps", b"maps", "outputs", b"outputs", "parked", b"parked", "redriven", b"redriven", "refused", b"refused", "rejected", b"rejected", "seconds", b"seconds", "seen_from", b"seen_from", "start", b"start", "writes", b"writes"]) -> None: ...
 
 global___RegenerationReport = RegenerationReport
 

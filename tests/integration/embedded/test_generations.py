@@ -12,6 +12,7 @@ from tidegrid import embedded
 from tidegrid.client.map import Map
 from tidegrid.embedded import EmbeddedGrid
 from tidegrid.grid.model.errors import (
+    CallerError,
     ConfigurationError,
     DeployNotAllowedError,
     UnknownGenerationError,
@@ -112,6 +113,47 @@ async def test_readers_see_it_from_one_epoch_on_and_in_the_past(grid: EmbeddedGr
     assert [one.number for one in await grid.generations()] == [1, 1]
     with pytest.raises(ConfigurationError, match="has no generation 2; there is 1"):
         await grid.show_generations({"sums": 2})
+
+
+async def test_from_an_epoch_on_and_what_is_earlier_stays_as_it_was_seen(grid: EmbeddedGrid) -> None:
+    async def made(written: list[tuple[int, int, int]], epoch: int | None = None) -> None:
+        """(key, value, factor of the code that it came through)"""
+        assert await rows(grid.map("doubled"), epoch) == {(n,): {"value": value * by} for n, value, by in written}
+        sums: dict[Any, Any] = {}
+        for n, value, by in written:
+            count, total = sums.get((n % 10,), (0, 0))
+            sums[n % 10,] = (count + 1, total + value * by)
+        found = await rows(grid.map("sums"), epoch)
+        assert found == {key: {"count": count, "sum": total} for key, (count, total) in sums.items()}
+
+    def by(pairs: list[tuple[int, int]], factor: int) -> list[tuple[int, int, int]]:
+        return [(n, value, factor) for n, value in pairs]
+
+    middle = [(n, 4) for n in range(0, 230, 2)]
+    await grid.deploy(code(1))
+    first = await write(grid, OLD)
+    second = await write(grid, middle)
+    deployed = await grid.deploy(code(3))
+    await write(grid, NEW)
+    for start, said in ((deployed.epoch, "nothing to run again"), (0, "whole number from 1")):
+        with pytest.raises(CallerError, match=said):
+            await grid.regenerate("doubled", start=start)
+    done = await grid.regenerate("doubled", "sums", start=first + 1)
+    assert done.start == first + 1 and done.writes == len(middle)
+    await made(by(OLD, 1), first)
+    await made(by(OLD, 1) + by(middle, 3), second)
+    await made(by(OLD, 1) + by(middle, 3) + by(NEW, 3))
+    await grid.deploy(code(5))
+    last = await write(grid, [(7, 7)])
+    again = await grid.regenerate("sums", "doubled", start=second + 1, dry_run=True)
+    assert {one.map: one.changed for one in again.maps} == {"doubled": len(NEW), "sums": 10}, "beside what is seen"
+    assert dict((await grid.regenerate("sums", "doubled", start=second + 1)).generations) == {"doubled": 3, "sums": 3}
+    await made(by(OLD, 1), first)
+    await made(by(OLD, 1) + by(middle, 3), second)
+    await made([*by(OLD, 1), *by(middle, 3), *by(NEW, 5), (7, 7, 5)], last)
+    all_anew = await grid.regenerate("doubled", "sums", dry_run=True)
+    other = [n for n, value in dict(OLD + middle).items() if value and n not in {7, *dict(NEW)}]
+    assert {one.map: one.changed for one in all_anew.maps} == {"doubled": len(other), "sums": 10}
 
 
 async def test_a_snapshot_stays_as_it_was(grid: EmbeddedGrid) -> None:

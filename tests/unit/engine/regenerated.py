@@ -35,13 +35,16 @@ class Regenerated:
         limits: Limits,
         before: int,
         wanted: Iterable[str] = (),
+        start: int = 0,
     ) -> None:
         assert catalog.runtime is not None
         specs = {name: entry.spec for name, entry in catalog.maps.items()}
         wanted = list(wanted) or [name for name, spec in specs.items() if spec.derived and spec.stateful]
         seed = int.from_bytes(control.grid_id[:8], "big")
         self.runtime, self.specs, self.before = catalog.runtime, specs, Epoch(before)
-        self.code = ReplayCode(catalog.runtime, specs, wanted, self.before, control.limit_span, seed, limits)
+        self.code = ReplayCode(
+            catalog.runtime, specs, wanted, self.before, control.limit_span, seed, limits, Epoch(start)
+        )
         self.read, self.partitions = read, control.partitions
         self.tally = Tally()
         self.passes = 0
@@ -84,10 +87,19 @@ class Regenerated:
             history.take(valid_records(self.read(number)))
         return history
 
-    def table(self, name: str, number: int, through: int, fold_at: Callable[[Epoch], Fold] | None = None) -> Table:
-        """With the outputs that are in the log from `before` on."""
+    def table(
+        self,
+        name: str,
+        number: int,
+        through: int,
+        fold_at: Callable[[Epoch], Fold] | None = None,
+        seen: Table | None = None,
+    ) -> Table:
+        """With the outputs that are in the log from `before` on, and what is `seen` below `start`."""
         fold_at = (fold_at or (lambda _: self.runtime.folds[name])) if self.specs[name].merged else None
         generation = Generation(self.specs[name], fold_at, self.code.lag)
+        if seen is not None:
+            generation.kept(seen, self.code.start)
         streams = [[one for one in rows if one.map == name] for rows in self.rows[number]]
         generation.replayed(in_order(streams))
         for position, record in valid_records(self.read(number)):

@@ -59,7 +59,7 @@ def moment_from(
 ) -> dict[str, Any]:
     """The options above as `Map.get` and `Map.scan` take them. Raises ConfigurationError."""
     return {
-        "as_of": None if as_of is None else as_of_from(as_of),
+        "as_of": None if as_of is None else instant_from(as_of),
         "at_least": at_least,
         "wait": not no_wait,
         "max_staleness": max_staleness,
@@ -67,7 +67,7 @@ def moment_from(
     }
 
 
-def as_of_from(text: str) -> int | datetime:
+def instant_from(text: str, option: str = "--as-of") -> int | datetime:
     """An epoch, or a time in ISO form. Raises ConfigurationError."""
     if text.isascii() and text.isdecimal() and len(text) < 20:
         return int(text)
@@ -75,11 +75,11 @@ def as_of_from(text: str) -> int | datetime:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(
-            f"--as-of {text!r} is neither an epoch nor a time such as 2026-01-31T12:00:00Z"
+            f"{option} {text!r} is neither an epoch nor a time such as 2026-01-31T12:00:00Z"
         ) from None
     if time.tzinfo is None:
         raise ConfigurationError(
-            f"--as-of {text!r} has no time zone, so it is no moment: write {text}Z, or {text}+02:00"
+            f"{option} {text!r} has no time zone, so it is no moment: write {text}Z, or {text}+02:00"
         )
     return time
 

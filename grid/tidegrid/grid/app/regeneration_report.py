@@ -11,8 +11,9 @@ from tidegrid.v1 import grid_pb2
 
 def report_lines(report: grid_pb2.RegenerationReport) -> Iterator[str]:
     rate = f" ({report.writes / report.seconds:,.0f}/s)" if report.seconds else ""
+    span = f"of epoch {report.start:,} and later, up to" if report.start else "of before"
     yield (
-        f"{report.writes:,} raw writes and routed outputs of before epoch {report.acts_at:,} were run through {short(report.hash)} in "
+        f"{report.writes:,} raw writes and routed outputs {span} epoch {report.acts_at:,} were run through {short(report.hash)} in "
         f"{report.seconds:.1f} s{rate}, with {report.outputs:,} outputs"
     )
     yield from (f"  {line}" for line in _without_outputs(report))
@@ -45,7 +46,7 @@ def _rows(found: grid_pb2.GenerationDifference) -> str:
 
 
 def report_record(report: grid_pb2.RegenerationReport) -> dict[str, Any]:
-    numbers = ("acts_at", "as_of", "writes", "outputs", "rejected", "failed", "parked", "redriven")
+    numbers = ("start", "acts_at", "as_of", "writes", "outputs", "rejected", "failed", "parked", "redriven")
     return {
         "hash": report.hash.hex(),
         **{name: getattr(report, name) for name in numbers},

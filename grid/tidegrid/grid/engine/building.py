@@ -13,15 +13,14 @@ over in the same step in which that reaches the tail: nothing is applied twice, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from tidegrid.grid.engine.effects import Effect, LoadBase, ReadOutputs
 from tidegrid.grid.engine.partition import Partition
-from tidegrid.grid.engine.table_chunks import TableLoader
+from tidegrid.grid.engine.table_chunks import load_base
 from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.log.record import DATA, ROUTED, decode_record, decode_section
-from tidegrid.grid.model.errors import FormatError, GridError
+from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position, Term
 from tidegrid.grid.model.stamp import Stamp
 from tidegrid.grid.ring.control import ControlState
@@ -29,7 +28,6 @@ from tidegrid.grid.ring.generations import Generation
 from tidegrid.grid.store.merged import MergedTable
 
 RETRY_SECONDS: Final = 1.0
-_decode = msgspec.msgpack.Decoder().decode
 
 BuildId = tuple[PartitionId, Term, str, int]
 """(partition, the term it is held under, map, generation)."""
@@ -59,17 +57,7 @@ class Build:
 
     def base(self, chunks: Iterable[bytes]) -> Iterator[None]:
         """Takes the chunks in, one per step. Raises FormatError."""
-        loader = TableLoader()
-        for payload in chunks:
-            try:
-                content: list[Any] = _decode(payload)
-                if content[0] == "reclaimed":
-                    self.table.horizon = Epoch(content[1])
-                else:
-                    loader.load(content, lambda _name: self.table)
-            except (msgspec.DecodeError, ValueError, TypeError, IndexError, AssertionError) as error:
-                raise FormatError(f"the base {self.generation.base!r} does not parse: {error}") from error
-            yield
+        yield from load_base(self.table, self.generation.base, chunks)
 
     def read_on(self) -> ReadOutputs:
         """After the base, and after every read that was not the last."""

@@ -3,7 +3,10 @@ between two of them.
 
     regenerated     what a replay made of the raw writes below the activation of the code, then, from there on, the
                     outputs that are in the log: that code wrote them
-    as logged       all outputs that are in the log: what is live
+    as seen         what readers see: all outputs that are in the log; or, of a later generation, its base, and the
+                    outputs from its activation on
+
+What is regenerated from a later epoch on keeps, below that, what readers see.
 
 Order is that of the protocol (I17): (effective epoch, position). Values of a fold are made here, by the fold of the
 epoch (`fold_at`); for what was replayed that is today's.
@@ -22,6 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from tidegrid.grid.engine.replaying import SettledRows
 from tidegrid.grid.engine.row_text import canonical, changed_columns, shortened
+from tidegrid.grid.engine.table_chunks import load_base
 from tidegrid.grid.log.record import DELETE, Record, Section, decode_section
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.model.keys import decode_key
@@ -32,6 +36,7 @@ from tidegrid.grid.store.merged import FoldAt, MergedTable
 from tidegrid.grid.store.table import Table
 
 EXAMPLES_MAX: Final = 10
+ALL_POSITIONS: Final = Position((1 << 63) - 1)
 _SETTLE_EVERY: Final = 20_000  # rows: operands below are let go of
 
 
@@ -41,7 +46,8 @@ def in_order(streams: Sequence[Iterable[SettledRows]]) -> Iterator[SettledRows]:
 
 
 class Generation:
-    """Lifecycle: `replayed` at most once, then `logged` record by record, then `end`; then `table` is whole.
+    """Lifecycle: `based` or `kept`, or neither; `replayed` at most once; then `logged` record by record, then `end`; then
+    `table` is whole.
 
     `lag`: how far a record may be in its log behind its effective epoch. Operands of the log are kept back that long, so
     that each is folded once, in order.
@@ -53,14 +59,30 @@ class Generation:
         self._name = spec.name
         self._lag = lag
         self._renumbered = False
+        self._numbers: dict[bytes, int] = defaultdict(int)
         self._kept: list[tuple[Stamp, Section]] = []  # of a map with a fold
         self._kept_rows = 0
 
+    def based(self, base: str, chunks: Iterable[bytes]) -> None:
+        """What it is below its activation. Raises FormatError."""
+        self._renumbered = True
+        for _ in load_base(self.table, base, chunks):
+            pass
+
+    def kept(self, other: Table, below: Epoch) -> None:
+        """The versions of another generation below that epoch."""
+        table, numbers = self.table, self._numbers
+        for rows in other.slices(ALL_POSITIONS, _SETTLE_EVERY):
+            for key, versions in rows:
+                for value, _, stamp in versions:
+                    if stamp[0] < below:
+                        numbers[key] += 1
+                        table.insert(key, value, numbers[key], stamp)
+
     def replayed(self, rows: Iterable[SettledRows]) -> None:
         """In order, of this map alone."""
-        table = self.table
+        table, numbers = self.table, self._numbers
         self._renumbered = True
-        numbers: dict[bytes, int] = defaultdict(int)
         since, epoch = 0, Epoch(0)
         for one in rows:
             versions: list[int] = []

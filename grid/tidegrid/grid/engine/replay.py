@@ -44,12 +44,15 @@ class Replay:
     def run(self, records: Iterable[LoggedRecord]) -> Iterator[SettledRows | SentRows]:
         """`records`: all that the log has, at least up to the last with an epoch below `code.before`. In the order of
         the log. Raises FormatError."""
-        before = self._code.before
+        before, start = self._code.before, self._code.start
         for item in records:
             record = item.record
             if record.effective >= before:
                 continue
-            if record.kind == DATA and (record.write_sections or item.redriven):
+            if record.effective < start:
+                if record.kind == DATA:
+                    take_writes(self._state, record)
+            elif record.kind == DATA and (record.write_sections or item.redriven):
                 yield from self._data(item)
             if record.write_sections < len(record.sections) or record.kind != DATA:
                 absorb(self._state, record)
@@ -59,7 +62,9 @@ class Replay:
         effective, ref_epoch = Epoch(record.effective), Epoch(record.ref_epoch)
         before = SentBefore(record) if item.redriven else None
         for nth, write in item.redriven:
-            if not write.routed:  # those are for a later pass: each is told apart, so that they come together in order
+            # What was delivered is for a later pass, if that sees it delivered. Each is told apart, so that they come
+            # together in order.
+            if not write.routed or write.effective < self._code.start:
                 again = Made(self._code)
                 redrive(self._code, self._state, self._partition, write, effective, ref_epoch, again, self.tally)
                 yield from again.settled(effective, position, record.time_ms, nth)

@@ -27,6 +27,7 @@ from tidegrid.triggers.rejection import key_text
 from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Routed, Session, TriggerRuntime
 
 SAMPLES_MAX: Final = 5
+_FROM_THE_BEGINNING: Final = Epoch(0)
 
 
 class HistoricReferences(Protocol):
@@ -146,11 +147,14 @@ class ReplayCode:
         lag: int,
         seed: int,
         limits: Limits,
+        start: Epoch = _FROM_THE_BEGINNING,
     ) -> None:
+        """`start`: what was written below it is state alone, and not run again."""
         self.runtime = runtime
         self.maps = maps
         self.wanted = frozenset(wanted)
         self.before = before
+        self.start = start
         self.lag = lag
         self.seed = seed
         self.limits = limits

@@ -9,16 +9,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
+from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.model.stamp import Stamp
 from tidegrid.grid.store.table import Table
 from tidegrid.grid.store.version import Version
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
 
 
 def table_chunks(name: str, rows: list[tuple[bytes, list[Version]]]) -> Iterator[bytes]:
@@ -43,6 +45,21 @@ def table_chunks(name: str, rows: list[tuple[bytes, list[Version]]]) -> Iterator
 
 def reclaimed_chunk(horizon: Epoch) -> bytes:
     return _encode(["reclaimed", horizon])
+
+
+def load_base(table: Table, base: str, chunks: Iterable[bytes]) -> Iterator[None]:
+    """Takes the chunks of a base in, one per step. Raises FormatError."""
+    loader = TableLoader()
+    for payload in chunks:
+        try:
+            content: list[Any] = _decode(payload)
+            if content[0] == "reclaimed":
+                table.horizon = Epoch(content[1])
+            else:
+                loader.load(content, lambda _name: table)
+        except (msgspec.DecodeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            raise FormatError(f"the base {base!r} does not parse: {error}") from error
+        yield
 
 
 class TableLoader:

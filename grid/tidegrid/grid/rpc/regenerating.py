@@ -131,7 +131,7 @@ class Regenerating:
 
     def _begin(self, request: grid_pb2.RegenerateRequest) -> Regeneration:
         node = self._driver.node
-        plan = plan_of(node.control, node.limits, request.maps)
+        plan = plan_of(node.control, node.limits, request.maps, Epoch(request.start))
         if request.name and plan.name != request.name:
             raise StalePlanError(
                 "other code was deployed while this was being regenerated, so it has no end; begin again",
@@ -149,6 +149,7 @@ class Regenerating:
             hash=deployed.hash if deployed is not None else b"",
             acts_at=plan.before,
             as_of=plan.through,
+            start=plan.start,
             writes=tally.writes,
             outputs=tally.outputs,
             rejected=tally.rejected,

@@ -20,9 +20,16 @@ from tidegrid.grid.runtime.replay_work import BASE
 
 
 class Bases:
-    def __init__(self, log: Log) -> None:
-        self._directory = Path(log.directory).absolute() if isinstance(log, LocalLog) else None
+    """A `BaseSource`."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """`directory`: of the log; None: it is in memory."""
+        self._directory = directory
         self._in_memory: dict[tuple[str, PartitionId, str], list[bytes]] = {}
+
+    @classmethod
+    def of(cls, log: Log) -> Bases:
+        return cls(Path(log.directory).absolute() if isinstance(log, LocalLog) else None)
 
     def keep(self, plan: ReplayPlan, folder: Path) -> None:
         """What has been written to a folder that will not stay. May take its time. Raises CorruptionError."""

@@ -56,7 +56,7 @@ class Driver:
     ) -> None:
         self.node = node
         self.log = log
-        self.bases = Bases(log)  # a grid gives its own, which all nodes share
+        self.bases = Bases.of(log)  # a grid gives its own, which all nodes share
         self._peers = peers
         self._clock = clock
         self._on_failure = on_failure

@@ -111,7 +111,7 @@ class LocalGrid:
         self._watchdog = Watchdog()
         self.failure: GridError | None = None
         self.failed = asyncio.Event()
-        self.bases = Bases(log)
+        self.bases = Bases.of(log)
         self.regenerations = Regenerations(log, self.bases, self.drivers, clock)
         self.own_code: set[bytes] = set()  # hashes of what the operator of this process deploys, whatever clients may
         self._checkpointing: Checkpointing | None = None

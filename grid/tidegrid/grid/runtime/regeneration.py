@@ -70,9 +70,10 @@ class RegenerationReport:
 class Regeneration:
     """Lifecycle: made, `run` once; `progress` at any time. Ended by cancelling `run`: what has its piece stays."""
 
-    def __init__(self, log: Log, plan: ReplayPlan, options: CrewOptions, bases: Bases | None = None) -> None:
-        """`bases`: where the base goes; None: none is wanted."""
+    def __init__(self, log: Log, plan: ReplayPlan, options: CrewOptions, bases: Bases, dry_run: bool) -> None:
+        """`dry_run`: no base is wanted."""
         self.plan = plan
+        self.dry_run = dry_run
         self._bases = bases
         self.report = RegenerationReport()
         self._options = options.validate()
@@ -82,10 +83,6 @@ class Regeneration:
         self._targets: dict[int, dict[PartitionId, list[int]]] = {}  # by pass: who was sent something, and by whom
         self._passes: dict[PartitionId, list[int]] = defaultdict(list)  # with a piece
         self._log_bytes: dict[int, int] = {}
-
-    @property
-    def dry_run(self) -> bool:
-        return self._bases is None
 
     def progress(self) -> RegenerationProgress:
         found, now = self._progress, time.monotonic()
@@ -111,7 +108,7 @@ class Regeneration:
             folder = folder_of(directory, self.plan)
             return ProcessCrew(directory, self.plan, self._options), folder
         folder = Path(until_done.enter_context(tempfile.TemporaryDirectory(prefix="tidegrid-regeneration-")))
-        return ThreadCrew(self._log, folder, self.plan, self._options), folder
+        return ThreadCrew(self._log, self._bases, folder, self.plan, self._options), folder
 
     async def _run(self, crew: Crew, folder: Path) -> None:
         await asyncio.to_thread(self._prepare, folder)
@@ -125,7 +122,7 @@ class Regeneration:
             await self._pass(crew, folder, depth, tasks)
         self.report.passes = depth + 1
         await self._compare(crew, everybody)
-        if self._bases is not None:
+        if not self.dry_run:
             await self._base(crew, folder, everybody)
             await asyncio.to_thread(self._bases.keep, self.plan, folder)
 

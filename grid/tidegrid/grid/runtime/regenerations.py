@@ -59,7 +59,7 @@ class Regenerations:
                 f"{names}: a regeneration of that is under way, and there is one at a time; wait until it is done, or stop it",
                 what="regeneration",
             )
-        made = self._current = Regeneration(self._log, plan, options, self._bases if by is not None else None)
+        made = self._current = Regeneration(self._log, plan, options, self._bases, by is None)
         self._task = asyncio.create_task(self._run(made, by))
         self.asked()
         return made

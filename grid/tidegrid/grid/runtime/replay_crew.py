@@ -24,6 +24,7 @@ from tidegrid.grid.log.entry import LogRecord
 from tidegrid.grid.model.error_message import error_of
 from tidegrid.grid.model.errors import ConfigurationError, PeerError, StoppingError
 from tidegrid.grid.model.ids import LogId, Position
+from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.pacing import Pacer
 from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan
 from tidegrid.grid.runtime.replay_work import ReplayWork, Task
@@ -185,8 +186,9 @@ class _Worker:
 class ThreadCrew:
     """`folder`: for the pieces."""
 
-    def __init__(self, log: Log, folder: Path, plan: ReplayPlan, options: CrewOptions) -> None:
+    def __init__(self, log: Log, bases: Bases, folder: Path, plan: ReplayPlan, options: CrewOptions) -> None:
         self._log = log
+        self._bases = bases
         self._folder = folder
         self._plan = plan
         self._options = options
@@ -211,7 +213,7 @@ class ThreadCrew:
             share = min(self._options.share, THREAD_SHARE_MAX)
             self._pacer = Pacer(lambda size, writes: self._tell(size, writes), share, self._options.rate)
             source = _SeamSource(self._log, loop)
-            self._work = ReplayWork(self._plan, source, PosixFiles(self._folder), self._pace)
+            self._work = ReplayWork(self._plan, source, self._bases, PosixFiles(self._folder), self._pace)
         try:
             return do(self._work, task)
         finally:

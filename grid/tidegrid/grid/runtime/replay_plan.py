@@ -23,13 +23,15 @@ from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.ring.control import ControlState
 
 DIRECTORY: Final = "regeneration"
-FORMAT: Final = 1
+FORMAT: Final = 1  # of pieces
+MADE: Final = 2  # goes up when passes write something else about the same logs
+FROM_THE_BEGINNING: Final = Epoch(0)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
     """`before`: the code acts from that epoch on, and all below it is closed. `through`: the generations are compared as
-    of this closed epoch. `tails`: of the cut at `through`, which is how far the logs are read."""
+    of this closed epoch. `start`: writes of below it are not run again, what readers see of them is kept; 0: all are run. `tails`: of the cut at `through`, which is how far the logs are read."""
 
     name: str
     control: bytes
@@ -38,16 +40,18 @@ class ReplayPlan:
     before: Epoch
     through: Epoch
     tails: dict[PartitionId, Position]
+    start: Epoch = FROM_THE_BEGINNING
 
     def to_plain(self) -> list[Any]:
         limits = list(asdict(self.limits).values())
         return [
-            self.name, self.control, limits, list(self.maps), self.before, self.through, list(self.tails.items())
+            self.name, self.control, limits, list(self.maps), self.before, self.through, list(self.tails.items()),
+            self.start,
         ]  # fmt: skip
 
     @classmethod
     def of_plain(cls, plain: list[Any]) -> ReplayPlan:
-        name, control, limits, maps, before, through, tails = plain
+        name, control, limits, maps, before, through, tails, start = plain
         return cls(
             name,
             control,
@@ -56,6 +60,7 @@ class ReplayPlan:
             Epoch(before),
             Epoch(through),
             {PartitionId(number): Position(position) for number, position in tails},
+            Epoch(start),
         )
 
     def piece_name(self, number: PartitionId, depth: int) -> str:
@@ -74,19 +79,26 @@ def base_name(number: PartitionId) -> str:
     return f"p{number:05}.base"
 
 
-def plan_of(control: ControlState, limits: Limits, names: Iterable[str]) -> ReplayPlan:
-    """Of these derived maps (none: all) by the code in force. Raises ConfigurationError, UnknownMapError, WrongKindError."""
+def plan_of(
+    control: ControlState, limits: Limits, names: Iterable[str], start: Epoch = FROM_THE_BEGINNING
+) -> ReplayPlan:
+    """Of these derived maps (none: all) by the code in force, over what was written from `start` on. Raises
+    ConfigurationError, UnknownMapError, WrongKindError."""
     deployed = control.deployment_at(Epoch(control.closed + 1))
     if deployed is None or not deployed.modules:
         raise ConfigurationError("no trigger code is deployed, so nothing derives a map; deploy some first")
     emitted = {spec.name: spec for spec in control.maps_at(Epoch(control.closed + 1)).values() if spec.derived}
     maps = tuple(sorted(_checked(emitted, control, names)))
     before = deployed.acts_at
-    digest = hashlib.sha256()
-    facts = [FORMAT, control.grid_id, control.partitions, deployed.hash, before, maps]
-    digest.update(msgspec.msgpack.encode(facts))
-    name = digest.hexdigest()[:24]
-    return ReplayPlan(name, control.to_bytes(), limits, maps, before, control.closed, dict(control.tails))
+    if start >= before:
+        raise ConfigurationError(
+            f"the code in force has made everything from epoch {before:,} on, so there is nothing to run again from {start:,} on"
+        )
+    facts = [MADE, control.grid_id, control.partitions, deployed.hash, before, maps]
+    if start:
+        facts += [start, [control.generations.at(name, control.closed) for name in maps]]
+    name = hashlib.sha256(msgspec.msgpack.encode(facts)).hexdigest()[:24]
+    return ReplayPlan(name, control.to_bytes(), limits, maps, before, control.closed, dict(control.tails), start)
 
 
 def _checked(derived: dict[str, MapSpec], control: ControlState, names: Iterable[str]) -> Iterable[str]:
@@ -120,4 +132,4 @@ def code_of(plan: ReplayPlan, control: ControlState, catalogs: Catalogs) -> Repl
     assert catalog.runtime is not None
     seed = int.from_bytes(control.grid_id[:8], "big")
     specs = {name: entry.spec for name, entry in catalog.maps.items()}
-    return ReplayCode(catalog.runtime, specs, plan.maps, plan.before, control.limit_span, seed, plan.limits)
+    return ReplayCode(catalog.runtime, specs, plan.maps, plan.before, control.limit_span, seed, plan.limits, plan.start)

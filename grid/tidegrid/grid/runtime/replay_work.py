@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Final, NamedTuple, Protocol
 
 from tidegrid.grid.engine.catalogs import Catalogs
-from tidegrid.grid.engine.generation import Difference, Generation, difference, in_order
+from tidegrid.grid.engine.generation import ALL_POSITIONS, Difference, Generation, difference, in_order
 from tidegrid.grid.engine.pieces import ChunkWriter, base_label, rows_label, sent_label, sent_rows, settled_rows
 from tidegrid.grid.engine.redelivery import Redelivery
 from tidegrid.grid.engine.reference_history import LateReferences, ReferenceHistory
@@ -32,12 +32,12 @@ from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.runtime.replay_plan import ReplayPlan, base_name, code_of
 from tidegrid.grid.store.merged import FoldAt
+from tidegrid.grid.store.table import Table
 
 COMPARE: Final = -1
 BASE: Final = -2
 MEASURE: Final = -3
 _ROWS_PER_CHUNK: Final = 4_000
-_LAST: Final = Position((1 << 63) - 1)
 
 
 class Task(NamedTuple):
@@ -66,6 +66,12 @@ class LogSource(Protocol):
         ...
 
 
+class BaseSource(Protocol):
+    def chunks(self, base: str, number: PartitionId, map_name: str) -> Iterator[bytes]:
+        """Raises CorruptionError: it is damaged, or not there."""
+        ...
+
+
 Pace = Callable[[int, int], None]
 """Told after each record of a log what it weighed, and how many writes triggers have run on in this task so far; may take its
 time, and ends the work by raising."""
@@ -74,10 +80,11 @@ time, and ends the work by raising."""
 class ReplayWork:
     """Not for two threads at a time."""
 
-    def __init__(self, plan: ReplayPlan, source: LogSource, files: Files, pace: Pace) -> None:
+    def __init__(self, plan: ReplayPlan, source: LogSource, bases: BaseSource, files: Files, pace: Pace) -> None:
         """Raises TriggerModuleError when the code does not load here."""
         self.plan = plan
         self._source = source
+        self._bases = bases
         self._files = files
         self._pace = pace
         control = ControlState.from_bytes(plan.control)
@@ -120,30 +127,27 @@ class ReplayWork:
     def compare(self, task: Task) -> dict[str, Difference]:
         """By map. Raises as `replay`, and TriggerModuleError when a fold of some day does not load here."""
         plan, number = self.plan, task.partition
-        live = {name: Generation(spec, self._fold_of(spec, Epoch(0)), self._code.lag) for name, spec in self._specs()}
-        made = {name: self.replayed(spec, task) for name, spec in self._specs()}
+        seen = self._seen(number)
+        made = {name: self.replayed(spec, task, seen[name].table) for name, spec in self._specs()}
         for position, record in valid_records(self._paced(number, Tally())):
-            if record.effective > plan.through:
-                continue
-            for name in plan.maps:
-                live[name].logged(position, record)
-                if record.effective >= plan.before:
+            if plan.before <= record.effective <= plan.through:
+                for name in plan.maps:
                     made[name].logged(position, record)
         for name in plan.maps:
-            live[name].end()
             made[name].end()
-        return {name: difference(live[name].table, made[name].table, plan.through) for name in plan.maps}
+        return {name: difference(seen[name].table, made[name].table, plan.through) for name in plan.maps}
 
     def base(self, task: Task) -> None:
         """Without what no reader at or above the horizon of the plan sees. Raises as `compare`."""
         plan, number, horizon = self.plan, task.partition, self._control.horizon
         writer = PieceWriter(self._files, base_name(number), plan.identity(number, BASE))
         try:
+            seen = self._seen(number) if plan.start else {}
             for name, spec in self._specs():
-                made = self.replayed(spec, task)
+                made = self.replayed(spec, task, seen[name].table if plan.start else None)
                 made.end()
                 made.table.reclaim(horizon, 1 << 62)
-                for rows in made.table.slices(_LAST, _ROWS_PER_CHUNK):
+                for rows in made.table.slices(ALL_POSITIONS, _ROWS_PER_CHUNK):
                     for chunk in table_chunks(name, rows):
                         writer.write(base_label(name), chunk)
                 writer.write(base_label(name), reclaimed_chunk(horizon))
@@ -152,10 +156,34 @@ class ReplayWork:
             writer.discard()
             raise
 
-    def replayed(self, spec: MapSpec, task: Task) -> Generation:
-        """The new one of a map in a partition, from the pieces; what is in the log from `plan.before` on is to follow."""
-        number = task.partition
-        made = Generation(spec, self._fold_of(spec, self.plan.before), self._code.lag)
+    def _seen(self, number: PartitionId) -> dict[str, Generation]:
+        """What readers see of each map in a partition, when `plan.through` is closed."""
+        plan, known = self.plan, self._control.generations
+        found: dict[str, Generation] = {}
+        since: dict[str, Epoch] = {}
+        for name, spec in self._specs():
+            declared = known.generation(name, known.at(name, plan.through))
+            since[name] = declared.since if declared is not None else Epoch(0)
+            found[name] = Generation(spec, self._fold_of(spec, since[name]), self._code.lag)
+            if declared is not None:
+                found[name].based(declared.base, self._bases.chunks(declared.base, number, name))
+        for position, record in valid_records(self._paced(number, Tally())):
+            if record.effective <= plan.through:
+                for name, generation in found.items():
+                    if record.effective >= since[name]:
+                        generation.logged(position, record)
+        for generation in found.values():
+            generation.end()
+        return found
+
+    def replayed(self, spec: MapSpec, task: Task, seen: Table | None) -> Generation:
+        """The new one of a map in a partition, from the pieces and, below `plan.start`, from what readers see; what is in
+        the log from `plan.before` on is to follow."""
+        number, plan = task.partition, self.plan
+        made = Generation(spec, self._fold_of(spec, plan.before), self._code.lag)
+        if plan.start:
+            assert seen is not None
+            made.kept(seen, plan.start)
         with ExitStack() as opened:
             pieces = [opened.enter_context(self._piece(number, depth)) for depth in task.needs]
             label = rows_label(spec.name)

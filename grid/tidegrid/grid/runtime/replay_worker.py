@@ -14,6 +14,7 @@ import gc
 import os
 import sys
 import threading
+from pathlib import Path
 from struct import Struct
 from typing import Any, BinaryIO, Final
 
@@ -22,6 +23,7 @@ from tidegrid.grid.journal.files import FULL_ERRORS, PosixFiles
 from tidegrid.grid.journal.reading import LogReader
 from tidegrid.grid.model.error_message import error_message
 from tidegrid.grid.model.errors import GridError, PeerError, StorageFullError
+from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.pacing import Pacer
 from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan
 from tidegrid.grid.runtime.replay_work import BASE, COMPARE, MEASURE, ReplayWork, Task
@@ -56,7 +58,7 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
         try:
             if work is None:
                 files = PosixFiles(os.path.join(directory, DIRECTORY, plan.name))
-                work = ReplayWork(plan, LogReader(PosixFiles(directory)), files, pacer)
+                work = ReplayWork(plan, LogReader(PosixFiles(directory)), Bases(Path(directory)), files, pacer)
             answer = do(work, task)
         except GridError as error:
             answer = ["failed", error_message(error).SerializeToString()]

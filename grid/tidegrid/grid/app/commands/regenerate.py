@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from tidegrid.grid.app.arguments import instant_from
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
 from tidegrid.grid.model.errors import ConfigurationError
@@ -16,6 +17,14 @@ async def regenerate(
     call: Invocation,
     maps: Annotated[
         list[str] | None, typer.Argument(metavar="MAP", show_default=False, help="Derived tables; none: all of them.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="EPOCH|TIME", show_default=False,
+            help="Only what was written from this epoch, or time, on; what was made of earlier writes stays as readers "
+            "see it. \\[default: all there is]",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Show what would differ, and leave it at that.")
@@ -52,6 +61,7 @@ async def regenerate(
       $ tidegrid regenerate flights
       $ tidegrid regenerate --yes --rate 5000
       $ tidegrid regenerate flights --workers 1 --share 0.5
+      $ tidegrid regenerate flights --from 2026-11-01T00:00:00Z
       $ tidegrid regenerate flights --dry-run --json | jq .maps
     """
     from tidegrid.grid.app.regeneration_progress import RegenerationBar
@@ -61,10 +71,11 @@ async def regenerate(
     asks = not (yes or dry_run)
     if asks and (output.as_json or not sys.stdin.isatty()):
         raise ConfigurationError("nobody can be asked here; say --yes to switch, or --dry-run to see what would differ")
+    begin = None if start is None else instant_from(start, "--from")
     how = {"workers": workers, "nice": nice, "share": share, "rate": rate}
     async with call.connect() as grid:
         with RegenerationBar(output) as bar:
-            report = await grid.regenerate(*(maps or []), dry_run=dry_run or asks, progress=bar, **how)  # type: ignore[arg-type]
+            report = await grid.regenerate(*(maps or []), start=begin, dry_run=dry_run or asks, progress=bar, **how)  # type: ignore[arg-type]
         for line in report_lines(report):
             output.answer(line)
         if asks:
@@ -73,7 +84,7 @@ async def regenerate(
                 output.note("nothing was switched")
                 return ExitCode.REFUSED
             with RegenerationBar(output) as bar:  # what is done is not done again
-                report = await grid.regenerate(*(maps or []), progress=bar, **how)  # type: ignore[arg-type]
+                report = await grid.regenerate(*(maps or []), start=begin, progress=bar, **how)  # type: ignore[arg-type]
     if output.as_json:
         output.record(report_record(report))
     if dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from tidegrid.grid.app.arguments import AsOfOption, KeyArgument, MapArgument, as_of_from, key_from
+from tidegrid.grid.app.arguments import AsOfOption, KeyArgument, MapArgument, instant_from, key_from
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
 from tidegrid.grid.app.json_text import key_value
@@ -39,7 +39,7 @@ async def why(
     async with call.connect() as grid:
         of_map = grid.map(map_name)
         parsed = await key_from(key, of_map)
-        told = await of_map.why(parsed, as_of=None if as_of is None else as_of_from(as_of), rows=rows)
+        told = await of_map.why(parsed, as_of=None if as_of is None else instant_from(as_of), rows=rows)
     if told is None:
         if output.as_json:
             output.record({"map": map_name, "key": key_value(parsed), "found": False})
