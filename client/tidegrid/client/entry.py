@@ -31,11 +31,17 @@ _UNREAD: Any = object()
 
 
 class Entry:
-    """One version of one key. `key` (a tuple) and `value` are decoded when first looked at."""
+    """One version of one key. `key` (a tuple) and `value` are decoded when first looked at.
 
-    __slots__ = ("_key", "_value", "epoch", "raw_key", "raw_value", "time_ms", "version")
+    `generation`: of the map that it was read in; a map that clients write to has but the first (docs/regeneration.md).
+    """
 
-    def __init__(self, raw_key: bytes, raw_value: bytes, version: int, epoch: Epoch, time_ms: int) -> None:
+    __slots__ = ("_key", "_value", "epoch", "generation", "raw_key", "raw_value", "time_ms", "version")
+
+    def __init__(
+        self, raw_key: bytes, raw_value: bytes, version: int, epoch: Epoch, time_ms: int, generation: int
+    ) -> None:
+        self.generation = generation
         self.raw_key = raw_key
         self.raw_value = raw_value
         self.version = version
@@ -56,7 +62,7 @@ class Entry:
         return self._value
 
     def __repr__(self) -> str:
-        return f"Entry(key={self.key!r}, value={self.value!r}, version={self.version}, epoch={self.epoch}, time_ms={self.time_ms})"
+        return f"Entry(key={self.key!r}, value={self.value!r}, version={self.version}, epoch={self.epoch}, time_ms={self.time_ms}, generation={self.generation})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Entry):

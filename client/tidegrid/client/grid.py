@@ -155,7 +155,10 @@ class Grid:
             epoch = await self._closes.wait(at_least, until)
         else:
             epoch = await self._closes.newest(until) or await self._closes.wait(1, until)
-        snapshot = Snapshot(self, epoch)
+        seen_at = (
+            epoch if as_of is None else max(epoch, await self._closes.newest(until))
+        )  # the past, as it is seen now
+        snapshot = Snapshot(self, epoch, seen_at)
         if hold:
             async with self.hold(epoch=epoch, deadline=max(0.0, until - self._loop.time())) as snapshot.hold:
                 yield snapshot

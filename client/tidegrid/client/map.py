@@ -309,7 +309,9 @@ class Map:
         if not self._partitions:
             await self._resolve()
         expires = self._expires(deadline)
-        moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, expires)
+        moment = await self._one_cut(
+            await self._moment(as_of, at_least, wait, max_staleness, consistency, expires), expires
+        )
         futures = [self._request(encode_key(key, self._key_bytes_max), moment, expires) for key in keys]
         try:
             return await asyncio.gather(*futures)
@@ -335,6 +337,12 @@ class Map:
             as_of = await self._closes.at(as_of, expires)
         found = moment_of(as_of, at_least, wait, max_staleness, consistency)
         return found._replace(generation=self._pinned.generation, seen_at=self._pinned.seen_at)
+
+    async def _one_cut(self, moment: Moment, expires: float) -> Moment:
+        """For reads that take several answers: all of them in one generation, if they are to be of one epoch."""
+        if not moment.as_of or moment.generation or moment.seen_at or not (await self.spec()).derived:
+            return moment
+        return moment._replace(seen_at=max(moment.as_of, await self._closes.newest(expires)))
 
     def _request(self, key: bytes, moment: Moment, expires: float) -> asyncio.Future[Entry | None]:
         self._check_open()
@@ -379,7 +387,10 @@ class Map:
             low = b"" if begin is None else encode_key(begin, self._key_bytes_max)
             high = b"" if end is None else encode_key(end, self._key_bytes_max)
         seconds = self._deadline if deadline is None else deadline
-        moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, self._expires(deadline))
+        expires = self._expires(deadline)
+        moment = await self._one_cut(
+            await self._moment(as_of, at_least, wait, max_staleness, consistency, expires), expires
+        )
         found = scan(
             self._dispatcher, self.name, low, high, moment=moment, limit=limit, reverse=reverse, deadline=seconds
         )

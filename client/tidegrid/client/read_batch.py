@@ -86,9 +86,10 @@ class ReadBatch:
             return []
         self.settled = True
         rows = zip(self.futures, self.keys, answer.values, answer.versions, answer.epochs, answer.times_ms, strict=True)
+        generation = answer.generation
         for future, key, value, version, epoch, time_ms in rows:
             if not future.done():
-                future.set_result(Entry(key, value, version, Epoch(epoch), time_ms) if version else None)
+                future.set_result(Entry(key, value, version, Epoch(epoch), time_ms, generation) if version else None)
         return []
 
     def refused(self, error: GridError) -> list[ReadBatch]:

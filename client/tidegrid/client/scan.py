@@ -51,8 +51,10 @@ class _Pages:
         while not self.rows and self.more:
             reply = await (self._next or self._ask())
             columns = zip(reply.keys, reply.values, reply.versions, reply.epochs, reply.times_ms, strict=True)
+            generation = reply.generation
             self.rows = [
-                Entry(key, value, version, Epoch(epoch), time_ms) for key, value, version, epoch, time_ms in columns
+                Entry(key, value, version, Epoch(epoch), time_ms, generation)
+                for key, value, version, epoch, time_ms in columns
             ]
             self._next = None
             self.more = reply.more and bool(self.rows)

@@ -30,15 +30,17 @@ HOLD_AFTER_SECONDS: Final = 1.0  # a hold is two records of the control log: not
 
 
 class Snapshot:
-    """Made by `Grid.snapshot`. `epoch` is closed, and never changes. `hold`: what keeps it readable, if there is one."""
+    """Made by `Grid.snapshot`. `epoch` is closed, and never changes; nor do generations, which are those that readers saw
+    when `seen_at` was the highest closed. `hold`: what keeps it readable, if there is one."""
 
-    def __init__(self, grid: Grid, epoch: Epoch, hold: Hold | None = None) -> None:
+    def __init__(self, grid: Grid, epoch: Epoch, seen_at: Epoch, hold: Hold | None = None) -> None:
         self.epoch = epoch
+        self.seen_at = seen_at
         self.hold = hold
         self._grid = grid
 
     def map(self, name: str) -> SnapshotMap:
-        return SnapshotMap(self._grid.seen_at(name, self.epoch), self)
+        return SnapshotMap(self._grid.seen_at(name, self.seen_at), self)
 
     def check(self) -> None:
         """Raises HoldLostError."""

@@ -375,6 +375,9 @@ class ReadAnswer(google.protobuf.message.Message):
     EPOCHS_FIELD_NUMBER: builtins.int
     TIMES_MS_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    generation: builtins.int
+    """which one was read"""
     @property
     def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
     @property
@@ -395,9 +398,10 @@ class ReadAnswer(google.protobuf.message.Message):
         epochs: collections.abc.Iterable[builtins.int] | None = ...,
         times_ms: collections.abc.Iterable[builtins.int] | None = ...,
         error: tidegrid.v1.errors_pb2.Error | None = ...,
+        generation: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["epochs", b"epochs", "error", b"error", "times_ms", b"times_ms", "values", b"values", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epochs", b"epochs", "error", b"error", "generation", b"generation", "times_ms", b"times_ms", "values", b"values", "versions", b"versions"]) -> None: ...
 
 global___ReadAnswer = ReadAnswer
 
@@ -788,7 +792,10 @@ class ScanReply(google.protobuf.message.Message):
     TIMES_MS_FIELD_NUMBER: builtins.int
     MORE_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
     more: builtins.bool
+    generation: builtins.int
+    """which one was read"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -814,9 +821,10 @@ class ScanReply(google.protobuf.message.Message):
         times_ms: collections.abc.Iterable[builtins.int] | None = ...,
         more: builtins.bool = ...,
         error: tidegrid.v1.errors_pb2.Error | None = ...,
+        generation: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epochs", b"epochs", "error", b"error", "keys", b"keys", "more", b"more", "times_ms", b"times_ms", "values", b"values", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["carry", b"carry", "epochs", b"epochs", "error", b"error", "generation", b"generation", "keys", b"keys", "more", b"more", "times_ms", b"times_ms", "values", b"values", "versions", b"versions"]) -> None: ...
 
 global___ScanReply = ScanReply
 

@@ -156,6 +156,32 @@ async def test_from_an_epoch_on_and_what_is_earlier_stays_as_it_was_seen(grid: E
     assert {one.map: one.changed for one in all_anew.maps} == {"doubled": len(other), "sums": 10}
 
 
+async def test_what_takes_several_answers_stays_in_one_generation() -> None:
+    async with embedded.open(None, partitions=1) as grid:
+        await _in_one_generation(grid)
+
+
+async def _in_one_generation(grid: EmbeddedGrid) -> None:
+    await grid.deploy(code(1))
+    many = [(n, 1) for n in range(6_000)]
+    past = await write(grid, many)
+    await grid.deploy(code(3))
+    await grid.regenerate("doubled")
+    await grid.show_generations({"doubled": 1})
+    found = grid.map("doubled").scan(as_of=past)
+    scanned = [await anext(found)]
+    await grid.show_generations({"doubled": 2})
+    scanned += [entry async for entry in found]
+    assert len(scanned) == len(many) and {(one.generation, one.value["value"]) for one in scanned} == {(1, 1)}
+    fresh = await grid.map("doubled").get_many([1, 2, 3], as_of=past)
+    assert [(one.generation, one.value["value"]) for one in fresh if one] == [(2, 3)] * 3
+    latest = await grid.map("doubled").get(1)
+    assert latest is not None and (latest.generation, latest.value) == (2, {"value": 3})
+    async with grid.snapshot(as_of=past) as snapshot:
+        entry = await snapshot.map("doubled").get(1)
+        assert entry is not None and (entry.generation, entry.value) == (2, {"value": 3}), "the past, as it is seen now"
+
+
 async def test_a_snapshot_stays_as_it_was(grid: EmbeddedGrid) -> None:
     await grid.deploy(code(1))
     await write(grid, OLD)

@@ -150,7 +150,7 @@ class GridService:
             return grid_pb2.ScanReply(carry=self.carry(), error=error_message(scanned.error))
         return grid_pb2.ScanReply(
             carry=self.carry(), keys=scanned.keys, values=scanned.values, versions=scanned.versions,
-            epochs=scanned.epochs, times_ms=scanned.times_ms, more=scanned.more,
+            epochs=scanned.epochs, times_ms=scanned.times_ms, more=scanned.more, generation=scanned.generation,
         )  # fmt: skip
 
     async def create_map(self, request: grid_pb2.CreateMapRequest) -> grid_pb2.CreateMapReply:

@@ -128,8 +128,9 @@ def read_answer(request: ReadRequest) -> grid_pb2.ReadAnswer:
     if request.error is not None:
         return grid_pb2.ReadAnswer(error=error_message(request.error))
     return grid_pb2.ReadAnswer(
-        values=request.values, versions=request.versions, epochs=request.epochs, times_ms=request.times_ms
-    )
+        values=request.values, versions=request.versions, epochs=request.epochs, times_ms=request.times_ms,
+        generation=request.generation,
+    )  # fmt: skip
 
 
 def history_reply(carry: grid_pb2.Carry, page: HistoryPage) -> grid_pb2.HistoryReply:
