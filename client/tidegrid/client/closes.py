@@ -1,4 +1,4 @@
-"""Waiting for closes, and asking when they were. Whoever waits for the same epoch shares one question."""
+"""Waiting for closes, asking when they were, and when reads are of. Whoever waits for the same epoch shares one question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from tidegrid.client.dispatcher import Dispatcher
 from tidegrid.client.entry import Ack, Outcome
-from tidegrid.client.moment import time_ms_of
+from tidegrid.client.moment import Moment, moment_of, time_ms_of
 from tidegrid.grid.model.errors import DeadlineError, EpochTooNewError, EpochTooOldError, GridError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.v1 import grid_pb2
@@ -114,3 +114,31 @@ def _stored(ack: Ack) -> DeadlineError:
         version=ack.version,
         epoch=ack.epoch,
     )
+
+
+async def moment_at(
+    closes: Closes,
+    pinned: Moment,
+    as_of: int | datetime | None,
+    at_least: int | None,
+    wait: bool,
+    max_staleness: float | None,
+    consistency: str,
+    *,
+    expires: float,
+) -> Moment:
+    """A time is resolved once, so that all that one call reads is of one epoch. `pinned`: the generation that is read."""
+    if as_of is None and at_least is None and wait and max_staleness is None and consistency == "causal":
+        return pinned
+    if isinstance(as_of, datetime):
+        moment_of(None, at_least, wait, max_staleness, consistency)  # its errors before anybody is asked
+        as_of = await closes.at(as_of, expires)
+    found = moment_of(as_of, at_least, wait, max_staleness, consistency)
+    return found._replace(generation=pinned.generation, seen_at=pinned.seen_at)
+
+
+async def in_one_generation(closes: Closes, moment: Moment, expires: float) -> Moment:
+    """For reads that take several answers: all of them in the same generation, if they are to be of one epoch."""
+    if not moment.as_of or moment.generation or moment.seen_at:
+        return moment
+    return moment._replace(seen_at=max(moment.as_of, await closes.newest(expires)))

@@ -10,12 +10,12 @@ from zlib import crc32
 
 from tidegrid.client.batch import Column
 from tidegrid.client.bulk import CHUNK_WRITES, BulkWriter, Outcomes
-from tidegrid.client.closes import Closes
+from tidegrid.client.closes import Closes, in_one_generation, moment_at
 from tidegrid.client.dispatcher import Dispatcher, closed_error
 from tidegrid.client.entry import Ack, Entry, Outcome
 from tidegrid.client.feed import BUFFER_BYTES, PATIENCE_SECONDS, Feed
 from tidegrid.client.history import Version, history
-from tidegrid.client.moment import LATEST, Consistency, Moment, check_number, moment_of
+from tidegrid.client.moment import LATEST, Consistency, Moment, check_number
 from tidegrid.client.rows import AsyncRows, IterableRows, Rows
 from tidegrid.client.scan import scan
 from tidegrid.client.session import NamedSession
@@ -291,7 +291,7 @@ class Map:
         if not self._partitions:
             await self._resolve()
         expires = self._expires(deadline)
-        moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, expires)
+        moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, expires=expires)
         return await self._request(encode_key(key, self._key_bytes_max), moment, expires)
 
     async def get_many(
@@ -310,7 +310,7 @@ class Map:
             await self._resolve()
         expires = self._expires(deadline)
         moment = await self._one_cut(
-            await self._moment(as_of, at_least, wait, max_staleness, consistency, expires), expires
+            await self._moment(as_of, at_least, wait, max_staleness, consistency, expires=expires), expires
         )
         futures = [self._request(encode_key(key, self._key_bytes_max), moment, expires) for key in keys]
         try:
@@ -320,29 +320,12 @@ class Map:
                 future.cancel()
             raise
 
-    async def _moment(
-        self,
-        as_of: int | datetime | None,
-        at_least: int | None,
-        wait: bool,
-        max_staleness: float | None,
-        consistency: str,
-        expires: float,
-    ) -> Moment:
-        """A time is resolved once, so that all that one call reads is of one epoch."""
-        if as_of is None and at_least is None and wait and max_staleness is None and consistency == "causal":
-            return self._pinned
-        if isinstance(as_of, datetime):
-            moment_of(None, at_least, wait, max_staleness, consistency)  # its errors before anybody is asked
-            as_of = await self._closes.at(as_of, expires)
-        found = moment_of(as_of, at_least, wait, max_staleness, consistency)
-        return found._replace(generation=self._pinned.generation, seen_at=self._pinned.seen_at)
+    async def _moment(self, *options: Any, expires: float) -> Moment:
+        """`options`: as_of, at_least, wait, max_staleness, consistency."""
+        return await moment_at(self._closes, self._pinned, *options, expires=expires)
 
     async def _one_cut(self, moment: Moment, expires: float) -> Moment:
-        """For reads that take several answers: all of them in one generation, if they are to be of one epoch."""
-        if not moment.as_of or moment.generation or moment.seen_at or not (await self.spec()).derived:
-            return moment
-        return moment._replace(seen_at=max(moment.as_of, await self._closes.newest(expires)))
+        return moment if not (await self.spec()).derived else await in_one_generation(self._closes, moment, expires)
 
     def _request(self, key: bytes, moment: Moment, expires: float) -> asyncio.Future[Entry | None]:
         self._check_open()
@@ -389,7 +372,7 @@ class Map:
         seconds = self._deadline if deadline is None else deadline
         expires = self._expires(deadline)
         moment = await self._one_cut(
-            await self._moment(as_of, at_least, wait, max_staleness, consistency, expires), expires
+            await self._moment(as_of, at_least, wait, max_staleness, consistency, expires=expires), expires
         )
         found = scan(
             self._dispatcher, self.name, low, high, moment=moment, limit=limit, reverse=reverse, deadline=seconds
@@ -428,7 +411,7 @@ class Map:
         if not self._partitions:
             await self._resolve()
         expires, encoded = self._expires(deadline), encode_key(key, self._key_bytes_max)
-        moment = await self._moment(as_of, None, True, None, "causal", expires)
+        moment = await self._moment(as_of, None, True, None, "causal", expires=expires)
         return await why(self._dispatcher, self.name, self._partition_of(encoded), encoded, moment.as_of, rows, expires)
 
     def subscribe(

@@ -10,6 +10,7 @@ from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.generation import difference
 from tidegrid.grid.engine.parking import ParkedId
 from tidegrid.grid.engine.redrive import RedriveRequest
+from tidegrid.grid.log.record import decode_record
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.triggers.loader import load_modules
@@ -196,9 +197,7 @@ def test_what_was_redriven_is_run_at_its_redrive() -> None:
         del builtins.mended  # type: ignore[attr-defined]
 
 
-def test_of_what_one_record_redrives_only_the_rows_that_failed_elsewhere_stay_parked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_redriven_writes_with_outputs_elsewhere_have_a_record_each(monkeypatch: pytest.MonkeyPatch) -> None:
     import builtins
 
     monkeypatch.setattr(builtins, "mended", 0, raising=False)
@@ -228,6 +227,8 @@ def go_on(write):
     stand.turn()  # chains run at the end of the epoch
     stand.land_all()
     assert not len(stand.partition().parking) and len(stand.partition(1).parking) == 2
+    records = [decode_record(item.payload) for item in stand.log_of(0)]
+    assert [len(one.redriven) for one in records if one.redriven] == [1] * 4
     again = replayed(stand, text)
     assert rows(again, "lists", 1) == {THERE: [20, 50]} and again.tally.parked == 6
 

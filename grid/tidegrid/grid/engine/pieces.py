@@ -2,7 +2,6 @@
 
     label ["rows", map]       msgpack [[effective, position, time_ms, nth, ops, keys, values], ...]      SettledRows
     label ["sent", target]    msgpack [[source, position, entry, effective, time_ms, ref_epoch, depth, logged,
-                                        [[map, key, rows before], ...],
                                         [[map, schema, ops, keys, values], ...]], ...]                   SentRows
     label ["base", map]       chunks of a table (table_chunks.py)                               the base of a generation
     summary                   Tally.plain(); of a base, nothing
@@ -94,10 +93,10 @@ def sent_rows(target: PartitionId, chunks: Iterable[bytes]) -> Iterator[SentRows
     """Raises FormatError."""
     for groups in _groups(chunks):
         for *facts, sections in groups:
-            source, position, entry, effective, time_ms, ref_epoch, depth, logged, before = facts
+            source, position, entry, effective, time_ms, ref_epoch, depth, logged = facts
             found = [SentSection(*section) for section in sections]
             yield SentRows(
-                target, source, position, entry, effective, time_ms, ref_epoch, depth, logged, before, found
+                target, source, position, entry, effective, time_ms, ref_epoch, depth, logged, found
             )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from tidegrid.grid.engine.delivery import seed_of
 from tidegrid.grid.engine.parking import ParkedId, ParkedWrite
 from tidegrid.grid.engine.replay import absorb, take_writes
-from tidegrid.grid.engine.replay_log import Arrival, LoggedRecord, RowName, SentBefore, arrivals
+from tidegrid.grid.engine.replay_log import Arrival, LoggedRecord, RowName, arrivals
 from tidegrid.grid.engine.replaying import (
     HistoricReferences,
     Made,
@@ -103,14 +103,13 @@ class Redelivery:
         """A record becomes part of the state, and redrives what it did."""
         record = item.record
         if record.kind == DATA:
-            before = SentBefore(record) if item.redriven else None
-            for nth, write in item.redriven:
+            for nth, write in enumerate(item.redriven):
                 if write.routed and write.id in self._parked:
-                    self._redrive(item, nth, write, before)
+                    self._redrive(item, nth, write)
             take_writes(self._state, record)
         absorb(self._state, record)
 
-    def _redrive(self, item: LoggedRecord, nth: int, write: ParkedWrite, before: SentBefore | None) -> None:
+    def _redrive(self, item: LoggedRecord, nth: int, write: ParkedWrite) -> None:
         """`nth`: of those that the record redrives."""
         record, made = item.record, Made(self._code)
         effective, ref_epoch = Epoch(record.effective), Epoch(record.ref_epoch)
@@ -122,7 +121,7 @@ class Redelivery:
             _Pending(
                 (effective, item.position, nth, SourceId(self._partition, item.position, nth)),
                 made.settled(effective, item.position, record.time_ms, nth),
-                made.sent(self._partition, effective, item.position, record.time_ms, ref_epoch, nth=nth, before=before),
+                made.sent(self._partition, effective, item.position, record.time_ms, ref_epoch, nth=nth),
             )
         )
 
@@ -164,7 +163,7 @@ class Redelivery:
             nth, held = arrival.nth, arrival.parked
         nth = nth * _NTH_SPAN + sent.entry  # what one record redrives may come here in several passes
         made = Made(self._code)
-        seen = {(name, key): count for name, key, count in sent.before}
+        seen = dict[tuple[str, bytes], int]()
         session: Session | None = None
         for section in sent.sections:
             made.settle(section.map, section.ops, section.keys, section.values)

@@ -80,7 +80,8 @@ class RedriveComputation:
         self._room = limits.record_bytes_max - RECORD_BYTES - catalog.output_sections_bytes
 
     def run(self) -> None:
-        """As many of the request's writes as one frame takes; the first one always goes in."""
+        """As many of the request's writes as one frame takes; the first one always goes in. None comes after one with
+        outputs to other partitions: what is delivered there together is then of one write, as in a replay."""
         request, redriving = self._redriving.request, self._redriving
         for of in request.ids[request.next_row :]:
             write = self._parking.get(of)
@@ -96,7 +97,7 @@ class RedriveComputation:
                 redriving.outcomes.append(Outcome(of, SUPERSEDED, _SUPERSEDED))
             elif not self._run(write):
                 break
-            if len(redriving.done) >= self._limits.frame_writes_max:
+            if len(redriving.done) >= self._limits.frame_writes_max or self._frame.outbox:
                 break
 
     def _isolated(self, write: ParkedWrite) -> bool:

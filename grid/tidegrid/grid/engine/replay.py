@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tidegrid.grid.engine.replay_log import LoggedRecord, SentBefore
+from tidegrid.grid.engine.replay_log import LoggedRecord
 from tidegrid.grid.engine.replaying import (
     HistoricReferences,
     Made,
@@ -60,17 +60,14 @@ class Replay:
     def _data(self, item: LoggedRecord) -> Iterator[SettledRows | SentRows]:
         record, position, made = item.record, item.position, Made(self._code)
         effective, ref_epoch = Epoch(record.effective), Epoch(record.ref_epoch)
-        before = SentBefore(record) if item.redriven else None
-        for nth, write in item.redriven:
+        for nth, write in enumerate(item.redriven):
             # What was delivered is for a later pass, if that sees it delivered. Each is told apart, so that they come
             # together in order.
             if not write.routed or write.effective < self._code.start:
                 again = Made(self._code)
                 redrive(self._code, self._state, self._partition, write, effective, ref_epoch, again, self.tally)
                 yield from again.settled(effective, position, record.time_ms, nth)
-                yield from again.sent(
-                    self._partition, effective, position, record.time_ms, ref_epoch, nth=nth, before=before
-                )
+                yield from again.sent(self._partition, effective, position, record.time_ms, ref_epoch, nth=nth)
         if record.write_sections:
             self._writes(item, made)
         yield from made.settled(effective, position, record.time_ms)

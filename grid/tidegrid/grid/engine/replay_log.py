@@ -8,14 +8,13 @@ a live partition takes it, so it comes to the same.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tidegrid.grid.engine.parking import ParkedId, ParkedWrite, Parking
 from tidegrid.grid.log.entry import LogRecord
-from tidegrid.grid.log.record import DATA, OPEN, ROUTED, Record, SourceId, decode_outbox, decode_record, decode_section
+from tidegrid.grid.log.record import DATA, OPEN, ROUTED, Record, SourceId, decode_record, decode_section
 from tidegrid.grid.model.ids import Epoch, Position, Term
 from tidegrid.grid.model.limits import Limits
 
@@ -25,12 +24,12 @@ RowName = tuple[str, bytes, int]
 
 class LoggedRecord(NamedTuple):
     """A DATA or ROUTED record that counts. `parked`: numbers of its writes, or delivered rows, that it parks.
-    `redriven`: parked writes that it ran again, with success, by their number among all that it tried."""
+    `redriven`: parked writes that it ran again, with success; one of them at most has outputs to other partitions."""
 
     position: Position
     record: Record
     parked: frozenset[int]
-    redriven: tuple[tuple[int, ParkedWrite], ...]
+    redriven: tuple[ParkedWrite, ...]
 
 
 class Arrival(NamedTuple):
@@ -64,37 +63,15 @@ def logged(records: Iterable[LogRecord], limits: Limits) -> Iterator[LoggedRecor
         if not record.failures and not record.redriven:
             yield LoggedRecord(position, record, _NONE, ())
             continue
-        redriven: list[tuple[int, ParkedWrite]] = []
+        redriven: list[ParkedWrite] = []
         still = {failure.row for failure in record.failures}
         for row, done in enumerate(record.redriven):
             found = parking.get(ParkedId(Position(done.position), done.row))
             if found is not None and not done.dropped and row not in still:
-                redriven.append((row, found))
+                redriven.append(found)
         parking.landed(position, Epoch(record.effective), record)
         parked = (row for row in still if parking.get(ParkedId(position, row)) is not None)
         yield LoggedRecord(position, record, _NONE if record.redriven else frozenset(parked), tuple(redriven))
-
-
-class SentBefore:
-    """How many rows of a map and key a record sent to a partition for parked writes that it redrove before another one.
-
-    In a replay each of them is sent apart, in several passes; this is what the receiver counts on from (`RowName`).
-    """
-
-    def __init__(self, record: Record) -> None:
-        self._causes = defaultdict[int, dict[tuple[str, bytes], list[int]]](dict)
-        for payload in record.outbox:
-            entry = decode_outbox(payload)
-            found = self._causes[entry.partition]
-            for name, rows in zip(entry.maps, entry.sections, strict=True):
-                section = decode_section(rows, numbered=False)
-                for key, cause in zip(section.keys, section.causes, strict=True):
-                    insort(found.setdefault((name, key), []), cause)
-
-    def __call__(self, partition: int, redriven: int) -> list[tuple[str, bytes, int]]:
-        """`redriven`: its number in the record."""
-        counts = ((*row, bisect_left(causes, redriven)) for row, causes in self._causes.get(partition, {}).items())
-        return [row for row in counts if row[2]]
 
 
 def arrivals(item: LoggedRecord) -> Iterator[Arrival]:

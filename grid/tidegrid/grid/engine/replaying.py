@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from tidegrid.grid.engine.parking import ParkedWrite
-from tidegrid.grid.engine.replay_log import SentBefore
 from tidegrid.grid.engine.write import PER_WRITE_BYTES
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
@@ -63,8 +62,7 @@ class SentSection(NamedTuple):
 class SentRows(NamedTuple):
     """What one record sends to one other partition: (source partition, position, entry) names it as in the log.
 
-    `logged`: there is such a record. `depth`: how many triggers lie behind the deepest of these rows. `before`: how many
-    rows of a map and key the record sent there for what it had redriven before; 0 are left out.
+    `logged`: there is such a record. `depth`: how many triggers lie behind the deepest of these rows.
     """
 
     target: PartitionId
@@ -76,7 +74,6 @@ class SentRows(NamedTuple):
     ref_epoch: Epoch
     depth: int
     logged: bool
-    before: list[tuple[str, bytes, int]]
     sections: list[SentSection]
 
 
@@ -260,10 +257,9 @@ class Made:
         *,
         logged: bool = True,
         nth: int | None = None,
-        before: SentBefore | None = None,
     ) -> list[SentRows]:
-        """Entries are numbered by receiver, as a frame does, or by the redriven write that this is of (`nth`, with
-        `before`); what leads to no wanted map is left out."""
+        """Entries are numbered by receiver, as a frame does, or by the redriven write that this is of (`nth`); what leads
+        to no wanted map is left out."""
         found: list[SentRows] = []
         code = self._code
         for entry, partition in enumerate(sorted(self._sent)):
@@ -274,11 +270,10 @@ class Made:
                 if name in code.wanted or name in code.programs
             ]
             if sections:
-                number, already = (entry, []) if nth is None or before is None else (nth, before(partition, nth))
                 found.append(
                     SentRows(
-                        PartitionId(partition), source, position, number, effective, time_ms, ref_epoch, depth, logged,
-                        already, sections,
+                        PartitionId(partition), source, position, entry if nth is None else nth, effective, time_ms,
+                        ref_epoch, depth, logged, sections,
                     )
                 )  # fmt: skip
         return found
