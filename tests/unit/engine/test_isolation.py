@@ -15,6 +15,7 @@ from tidegrid.grid.engine.redrive import RedriveRequest
 from tidegrid.grid.log.record import DELETE, PUT
 from tidegrid.grid.model.errors import (
     GridError,
+    LogTimeoutError,
     RejectedError,
     StorageFullError,
     TooLargeError,
@@ -211,6 +212,23 @@ def test_what_was_made_on_a_frame_that_never_lands_is_made_anew(monkeypatch: pyt
     answer(stand)
     stand.land_all()
     assert request.versions == [1] and stand.value("a", map_name="out")[3] is None
+
+
+def test_rows_that_were_refused_stay_so_when_those_before_them_are_computed_again(
+    monkeypatch: pytest.MonkeyPatch, stand: Stand
+) -> None:
+    monkeypatch.setattr("tidegrid.grid.engine.partition._EAGER_BYTES", 1)
+    request = put(stand, {"a": 1, "b": 2, "c": 3})
+    answer(stand, rows=1)
+    order = stand.batches.pop(0)
+    tell(stand, BatchDone(order.number, error=UnavailableError("no worker", address="")))
+    stand.fail(LogTimeoutError("no answer"))
+    stand.land()  # the FILL, so the frame with the first row never lands
+    answer(stand)
+    stand.land_all()
+    assert request.versions == [1, 0, 0] and list(request.errors) == [1, 2] and request.unanswered == 0
+    assert [stand.value(name, map_name="raw") for name in "abc"] == [1, None, None]
+    assert not stand.batches and stand.node.drained
 
 
 def test_answers_of_what_was_given_up_and_second_ones_are_passed_over(stand: Stand) -> None:

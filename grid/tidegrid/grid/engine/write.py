@@ -102,9 +102,11 @@ class WriteRequest:
         self.unanswered -= end - begin
 
     def refuse_rest(self, error: GridError) -> None:
-        """All that is in no frame yet ends with this error."""
-        rows = range(self.next_row, len(self.keys))
-        self.answer_rows(self.next_row, [0] * len(rows), Epoch(0), dict.fromkeys(rows, error))
+        """All that is in no frame yet ends with this error, and is not computed when a frame with the rows before it has
+        to be computed again."""
+        begin, rows = self.next_row, range(self.next_row, len(self.keys))
+        self.answer_rows(begin, [0] * len(rows), Epoch(0), dict.fromkeys(rows, error))
+        self.keys, self.values, self.ops = self.keys[:begin], self.values[:begin], self.ops[:begin]
 
     def note_parked(self, parked: Mapping[int, str]) -> None:
         self.parked = {**(self.parked or {}), **parked}
