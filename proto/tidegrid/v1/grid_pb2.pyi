@@ -2444,6 +2444,7 @@ class WhyRequest(google.protobuf.message.Message):
     ROWS_MAX_FIELD_NUMBER: builtins.int
     DEADLINE_MS_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
     map: builtins.str
     partition: builtins.int
     key: builtins.bytes
@@ -2452,6 +2453,8 @@ class WhyRequest(google.protobuf.message.Message):
     rows_max: builtins.int
     """operands, or earlier versions; 0: 10"""
     deadline_ms: builtins.int
+    generation: builtins.int
+    """as in ReadBatch"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -2467,9 +2470,10 @@ class WhyRequest(google.protobuf.message.Message):
         rows_max: builtins.int = ...,
         deadline_ms: builtins.int = ...,
         step: global___LineageStep | None = ...,
+        generation: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "step", b"step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "carry", b"carry", "deadline_ms", b"deadline_ms", "key", b"key", "map", b"map", "partition", b"partition", "rows_max", b"rows_max", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "carry", b"carry", "deadline_ms", b"deadline_ms", "generation", b"generation", "key", b"key", "map", b"map", "partition", b"partition", "rows_max", b"rows_max", "step", b"step"]) -> None: ...
 
 global___WhyRequest = WhyRequest
 
@@ -2638,6 +2642,13 @@ class Lineage(google.protobuf.message.Message):
     FAILURES_FIELD_NUMBER: builtins.int
     STEPS_FIELD_NUMBER: builtins.int
     BROKEN_FIELD_NUMBER: builtins.int
+    REGENERATED_FIELD_NUMBER: builtins.int
+    DEPLOYMENT_FIELD_NUMBER: builtins.int
+    ACTS_AT_FIELD_NUMBER: builtins.int
+    DEPLOYMENT_THEN_FIELD_NUMBER: builtins.int
+    ACTS_AT_THEN_FIELD_NUMBER: builtins.int
+    POSSIBLE_FIELD_NUMBER: builtins.int
+    POSSIBLE_COUNT_FIELD_NUMBER: builtins.int
     partition: builtins.int
     position: builtins.int
     stamp: builtins.int
@@ -2647,6 +2658,16 @@ class Lineage(google.protobuf.message.Message):
     """it came from another partition: the first step says how"""
     broken: builtins.str
     """why there are no more steps, though there should be"""
+    regenerated: builtins.bool
+    """The rest is of a row that a regeneration made, by `deployment`, from raw writes that came when `deployment_then` was
+    in force (its hash; empty: none). Only its place is in a log; the op of an operand is 0 where it cannot be told.
+    """
+    deployment: builtins.bytes
+    acts_at: builtins.int
+    deployment_then: builtins.bytes
+    acts_at_then: builtins.int
+    possible_count: builtins.int
+    """of all of them"""
     @property
     def row(self) -> global___LineageRow: ...
     @property
@@ -2655,6 +2676,10 @@ class Lineage(google.protobuf.message.Message):
 
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LineageStep]: ...
+    @property
+    def possible(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LineageRow]:
+        """if there are no steps: raw writes that it may come from"""
+
     def __init__(
         self,
         *,
@@ -2668,9 +2693,16 @@ class Lineage(google.protobuf.message.Message):
         failures: collections.abc.Iterable[tidegrid.v1.record_pb2.Failure] | None = ...,
         steps: collections.abc.Iterable[global___LineageStep] | None = ...,
         broken: builtins.str = ...,
+        regenerated: builtins.bool = ...,
+        deployment: builtins.bytes = ...,
+        acts_at: builtins.int = ...,
+        deployment_then: builtins.bytes = ...,
+        acts_at_then: builtins.int = ...,
+        possible: collections.abc.Iterable[global___LineageRow] | None = ...,
+        possible_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["row", b"row"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["broken", b"broken", "delivered", b"delivered", "effective", b"effective", "failures", b"failures", "partition", b"partition", "position", b"position", "row", b"row", "stamp", b"stamp", "steps", b"steps", "time_ms", b"time_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "acts_at_then", b"acts_at_then", "broken", b"broken", "delivered", b"delivered", "deployment", b"deployment", "deployment_then", b"deployment_then", "effective", b"effective", "failures", b"failures", "partition", b"partition", "position", b"position", "possible", b"possible", "possible_count", b"possible_count", "regenerated", b"regenerated", "row", b"row", "stamp", b"stamp", "steps", b"steps", "time_ms", b"time_ms"]) -> None: ...
 
 global___Lineage = Lineage
 
@@ -2719,6 +2751,9 @@ class WhyReply(google.protobuf.message.Message):
     BEFORE_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    UNCOUNTED_FIELD_NUMBER: builtins.int
     found: builtins.bool
     """false: the key has had no version yet, and the rest is empty"""
     deleted: builtins.bool
@@ -2731,6 +2766,12 @@ class WhyReply(google.protobuf.message.Message):
     """`value` was folded from operands"""
     before: builtins.int
     """operands, or versions, before those listed"""
+    generation: builtins.int
+    """that this is of; 0: the map has but one"""
+    since: builtins.int
+    """below this epoch it was made by a regeneration; 0: by the triggers, as writes came"""
+    uncounted: builtins.bool
+    """there may be more than `before`: what they were is not known any more"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -2764,9 +2805,12 @@ class WhyReply(google.protobuf.message.Message):
         before: builtins.int = ...,
         step: global___LineageStep | None = ...,
         error: tidegrid.v1.errors_pb2.Error | None = ...,
+        generation: builtins.int = ...,
+        since: builtins.int = ...,
+        uncounted: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "step", b"step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["before", b"before", "carry", b"carry", "deleted", b"deleted", "earlier", b"earlier", "epoch", b"epoch", "error", b"error", "found", b"found", "lineages", b"lineages", "merged", b"merged", "position", b"position", "step", b"step", "time_ms", b"time_ms", "value", b"value", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "carry", b"carry", "deleted", b"deleted", "earlier", b"earlier", "epoch", b"epoch", "error", b"error", "found", b"found", "generation", b"generation", "lineages", b"lineages", "merged", b"merged", "position", b"position", "since", b"since", "step", b"step", "time_ms", b"time_ms", "uncounted", b"uncounted", "value", b"value", "version", b"version"]) -> None: ...
 
 global___WhyReply = WhyReply
 
