@@ -229,6 +229,21 @@ def test_answers_of_what_was_given_up_and_second_ones_are_passed_over(stand: Sta
     assert request.versions == [1] and not stand.frames and next(iter(stand.node.standing.promises())).in_flight is None
 
 
+def test_a_second_answer_changes_nothing_of_the_first_while_that_waits(stand: Stand) -> None:
+    """The part of a group that was made may wait for its turn."""
+    stand.submit(GroupRequest(b"g1", [group_part([("a", 1)])], ""))
+    order, isolation = stand.batches.pop(), stand.node.writes.isolation
+    partition = isolation.done(BatchDone(order.number, [Part([worker(stand, order)])]))
+    assert partition is not None and partition.making is not None
+    first = partition.making.made
+    for second in (
+        BatchDone(order.number, [Part([Answer()])]),
+        BatchDone(order.number, error=UnavailableError("no", address="")),
+    ):
+        assert isolation.done(second) is None
+        assert partition.making.made is first is not None and partition.making.error is None
+
+
 def test_a_batch_that_cannot_be_run_is_refused_for_now(stand: Stand) -> None:
     request = put(stand, {"a": 1})
     tell(stand, BatchDone(stand.batches.pop().number, error=UnavailableError("no worker", address="")))
