@@ -2156,6 +2156,7 @@ class SampleDifference(google.protobuf.message.Message):
     UNHANDLED_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
     EXAMPLES_FIELD_NUMBER: builtins.int
+    UNTRIED_FIELD_NUMBER: builtins.int
     map: builtins.str
     writes: builtins.int
     same: builtins.int
@@ -2164,6 +2165,8 @@ class SampleDifference(google.protobuf.message.Message):
     rejected_after: builtins.int
     unhandled: builtins.int
     """of a schema number that no trigger of the new code handles"""
+    untried: builtins.str
+    """why none was run; empty: they were"""
     @property
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OutputChange]: ...
     @property
@@ -2179,8 +2182,9 @@ class SampleDifference(google.protobuf.message.Message):
         unhandled: builtins.int = ...,
         outputs: collections.abc.Iterable[global___OutputChange] | None = ...,
         examples: collections.abc.Iterable[global___SampleExample] | None = ...,
+        untried: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["examples", b"examples", "map", b"map", "outputs", b"outputs", "rejected_after", b"rejected_after", "rejected_before", b"rejected_before", "same", b"same", "unhandled", b"unhandled", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["examples", b"examples", "map", b"map", "outputs", b"outputs", "rejected_after", b"rejected_after", "rejected_before", b"rejected_before", "same", b"same", "unhandled", b"unhandled", "untried", b"untried", "writes", b"writes"]) -> None: ...
 
 global___SampleDifference = SampleDifference
 
