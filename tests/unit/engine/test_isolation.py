@@ -198,6 +198,24 @@ def test_a_row_that_a_worker_was_stopped_with_fails_as_declared(source: str) -> 
     assert stand.value("c", map_name="out") is not None and stand.value("b", map_name="out") is None
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("source", [SOURCE, PARKING])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_group_in_which_a_row_overran_is_refused_and_told_which(source: str, at: int, together: bool) -> None:
+    """Also where that row is the last, and would be parked: what came of a group does not hang on the order of its rows."""
+    stand = Stand(source=source)
+    rows = [("a", 1), ("b", 1), ("c", 1)]
+    parts = [group_part(rows)] if together else [group_part([row]) for row in rows]
+    for sequence, part in enumerate(parts, 1):
+        part.first_sequence = sequence
+    group = GroupRequest(b"g1", parts, "")
+    stand.submit(group)
+    answer(stand, rows=at, ending=Ending())
+    assert group in stand.answered and list(group.errors) == [(0, at) if together else (at, 0)]
+    assert f"key ('{rows[at][0]}',): it ran for longer than its budget" in str(next(iter(group.errors.values())))
+    assert stand.node.drained and len(stand.log_of()) == 1, "OPEN"
+
+
 def test_what_was_made_on_a_frame_that_never_lands_is_made_anew(monkeypatch: pytest.MonkeyPatch, stand: Stand) -> None:
     monkeypatch.setattr("tidegrid.grid.engine.partition._EAGER_BYTES", 1)
     put(stand, {"a": 5}, map_name="plain")
