@@ -66,6 +66,7 @@ LONG_ROUNDS: Final = {
 }  # fmt: skip
 PARKED: Final = {"redrivers": 4, "redrive_rate": 60.0, "write_delay": 0.01}
 APART: Final = {"isolated": 1.0, "worker_delay": 0.02, "write_delay": 0.01, "nodes": 2, "partitions": 2}
+SLOW_EPOCHS: Final = {**APART, "nodes": 3, "partitions": 4, "tick": 0.2, "append_delay": 0.002}
 STOPPED: Final = {
     "nodes": 1, "write_delay": 0.006, "worker_loss": 0.15, "redrivers": 0, "deploy_rate": 0.1, "crash_rate": 0.0
 }  # fmt: skip
@@ -204,6 +205,7 @@ MUTATIONS: Final = (
     Mutation("E4, the stamp", apart_off.made_at_the_answer, 20, APART, quick=True),
     Mutation("isolation, the base", apart_off.base_undone_and_still_made, 60, {**APART, **FULL}),
     Mutation("isolation, refused rows", apart_off.run_on_refused_rows, 30, {**APART, **STOPPED}, quick=True),
+    Mutation("isolation, nothing beside", apart_off.computed_beside_a_making, 10, SLOW_EPOCHS, quick=True),
     Mutation("isolation, which batch", apart_off.any_answer_taken, 60, {**APART, **SILENT}),
     Mutation("isolation, groups (liveness)", apart_off.loans_not_dropped, 60, {**APART, **GROUPS, "crash_rate": 3.0}),
 )

@@ -29,6 +29,10 @@ def search(mutation: Mutation, patch: pytest.MonkeyPatch) -> tuple[int, str]:
     for seed in range(mutation.seeds):
         try:
             run(Options.of(seed, **mutation.options))
+        except TypeError as error:
+            if mutation.name in str(error):  # which shows nothing of the rule
+                raise AssertionError(f"{mutation.name} does not fit what it replaces any more: {error}") from None
+            return seed + 1, f"{type(error).__name__}: {error}"
         except Exception as error:
             return seed + 1, f"{type(error).__name__}: {error}"
     return 0, ""

@@ -26,6 +26,7 @@ from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import LogTimeoutError, StorageFullError
 from tidegrid.grid.model.ids import Epoch, Position, partition_log
 from tidegrid.grid.ring.holds import Holds
+from tidegrid.grid.store.table import Table
 
 Patch = pytest.MonkeyPatch
 
@@ -253,12 +254,12 @@ def moved_is_told_before_the_slot_is_known(patch: Patch) -> None:
 def as_of_before_it_is_closed(patch: Patch) -> None:
     right = intake.Intake._read
 
-    def read(self: intake.Intake, request: Any) -> Any:
+    def read(self: intake.Intake, request: Any, carried: Epoch, tails: Any) -> Any:
         wanted, request.at_least = request.as_of, Epoch(0)
         if wanted > self._control.closed:
             request.as_of = Epoch(0)
         try:
-            return right(self, request)
+            return right(self, request, carried, tails)
         finally:
             request.as_of = wanted
 
@@ -318,7 +319,7 @@ def copies_reclaimed_beyond_what_they_hold(patch: Patch) -> None:
 
 
 def reclaim_beyond_the_horizon(patch: Patch) -> None:
-    right = partition.Table._trim
+    right = Table._trim
 
     def trim(self: Any, key: bytes, budget: int) -> int:
         horizon, self.horizon = self.horizon, Epoch(self.horizon + 3)
@@ -326,7 +327,7 @@ def reclaim_beyond_the_horizon(patch: Patch) -> None:
         self.horizon = horizon
         return steps
 
-    patch.setattr(partition.Table, "_trim", trim)
+    patch.setattr(Table, "_trim", trim)
 
 
 def holds_ignored_by_the_horizon(patch: Patch) -> None:

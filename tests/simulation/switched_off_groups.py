@@ -109,13 +109,14 @@ def lent_beside_a_frame_in_flight(patch: Patch) -> None:
     """The next frame is computed while the slot is lent."""
     right = Partition.wants_computing
 
-    def wants(self: Partition) -> bool:
+    def wants(self: Partition, epoch: Epoch) -> bool:
         kept, self.reserved = self.reserved, False
         loan = self.in_flight.loan if self.in_flight is not None else None
         if loan is not None and self.in_flight is not None:
             self.in_flight.loan = None
         try:
-            return right(self) or (loan is not None and bool(self.queue) and self.next is None and self.serving)
+            more = bool(self.queue) and not self.redrives and self.next is None and self.making is None
+            return right(self, epoch) or (loan is not None and more and self.serving)
         finally:
             self.reserved = kept
             if self.in_flight is not None:

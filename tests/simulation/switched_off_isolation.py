@@ -78,6 +78,28 @@ def base_undone_and_still_made(patch: Patch) -> None:
         patch.setattr(partition.Partition, name, keep)
 
 
+def computed_beside_a_making(patch: Patch) -> None:
+    """What comes next is computed while rows are in the hands of a worker, if that is at the same epoch: what these look up
+    changes under them, and what they are of may be computed twice."""
+    wants, begin = partition.Partition.wants_computing, isolation.Isolation.begin
+
+    def wanted(self: partition.Partition, epoch: Epoch) -> bool:
+        kept = self.making
+        if kept is None or self.redrives or self.in_flight is not None or epoch != kept.epoch:
+            return wants(self, epoch)
+        self.making = None
+        try:
+            return wants(self, epoch)
+        finally:
+            self.making = kept
+
+    def begun(self: isolation.Isolation, at: partition.Partition, *arguments: Any) -> int:
+        return 0 if at.making is not None else begin(self, at, *arguments)
+
+    patch.setattr(partition.Partition, "wants_computing", wanted)
+    patch.setattr(isolation.Isolation, "begin", begun)
+
+
 def loans_not_dropped(patch: Patch) -> None:
     """Liveness: a group has gone elsewhere, and what was made for it stays in flight."""
 

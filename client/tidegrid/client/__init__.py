@@ -16,7 +16,7 @@ from tidegrid.client.session import NamedSession
 from tidegrid.client.snapshot import Snapshot, SnapshotMap
 from tidegrid.client.token import Token
 from tidegrid.client.transport import Transport
-from tidegrid.client.why import Lineage, LineageRow, LineageStep, TriggerFailure, TriggerRun, Why
+from tidegrid.client.why import Lineage, LineageRow, LineageStep, Regenerated, TriggerFailure, TriggerRun, Why
 
 __all__ = [
     "Ack",
@@ -42,6 +42,7 @@ __all__ = [
     "Outcomes",
     "ParkedWrite",
     "Redriven",
+    "Regenerated",
     "Snapshot",
     "SnapshotMap",
     "TlsOptions",

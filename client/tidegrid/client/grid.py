@@ -71,7 +71,7 @@ class Grid:
     def map(self, name: str, *, generation: int | None = None) -> Map:
         """The map of that name; whether there is one shows at its first use (UnknownMapError).
 
-        `generation`: of a derived table, for `get`, `get_many` and `scan` of that one alone, while it is kept
+        `generation`: of a derived table, for `get`, `get_many`, `scan` and `why` of that one alone, while it is kept
         (UnknownGenerationError); else they are of the one that readers see.
         """
         check_number("generation", generation, 1, 1 << 32)

@@ -405,14 +405,15 @@ class Map:
     ) -> Why | None:
         """How `key` came to be what it is, or was as of an epoch: the raw writes, and the triggers and steps since then.
 
-        Also of a deleted key; None if it has had no version. `rows`: so many operands, or earlier versions. Raises
-        EpochTooOldError, EpochTooNewError, and WrongKindError on a stream.
+        Of the generation that readers see, or of the map's own. Also of a deleted key; None if it has had no version.
+        `rows`: so many operands, or earlier versions. Raises EpochTooOldError, EpochTooNewError, and WrongKindError on a
+        stream.
         """
         if not self._partitions:
             await self._resolve()
         expires, encoded = self._expires(deadline), encode_key(key, self._key_bytes_max)
         moment = await self._moment(as_of, None, True, None, "causal", expires=expires)
-        return await why(self._dispatcher, self.name, self._partition_of(encoded), encoded, moment.as_of, rows, expires)
+        return await why(self._dispatcher, self.name, self._partition_of(encoded), encoded, moment, rows, expires)
 
     def subscribe(
         self,

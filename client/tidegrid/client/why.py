@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from tidegrid.client.dispatcher import Dispatcher
 from tidegrid.client.history import Version
-from tidegrid.client.moment import check_number
+from tidegrid.client.moment import Moment, check_number
 from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.model.keys import Key, decode_key
@@ -28,7 +28,8 @@ _OPS: Final = ("", "put", "delete", "event", "merge")
 
 
 class LineageRow(NamedTuple):
-    """A write, an output, or an operand (`op` is "merge"). `version` 0: it was sent on and got its number there."""
+    """A write, an output, or an operand (`op` is "merge"). `version` 0: it was sent on and got its number there. `op` "": an
+    operand that a regeneration made and that cannot be told; `value` is what it led to."""
 
     map: str
     raw_key: bytes
@@ -87,9 +88,25 @@ class LineageStep(NamedTuple):
     acts_at: Epoch
 
 
+class Regenerated(NamedTuple):
+    """A row was made by a regeneration, with the code of `deployment` (a hash), which acts from epoch `acts_at` on, and not
+    by what was in force when its raw write came: `deployment_then`, from `acts_at_then` on (empty and 0: no code).
+
+    `possible`: where the steps cannot be told, raw writes of which it may come; `possible_count`: how many there are.
+    """
+
+    deployment: bytes
+    acts_at: Epoch
+    deployment_then: bytes
+    acts_at_then: Epoch
+    possible: tuple[LineageRow, ...]
+    possible_count: int
+
+
 class Lineage(NamedTuple):
     """Of one row. `epoch`: readers see it as of then; `stamp`: it was in the log then. `failures`: of the triggers on this
-    row itself, whose outputs are missing. `broken`: why the way back ends before a raw write."""
+    row itself, whose outputs are missing. `broken`: why the way back ends before a raw write. `regenerated`: the row is
+    in no log; place and epoch are those of what it follows from."""
 
     row: LineageRow
     partition: PartitionId
@@ -101,6 +118,7 @@ class Lineage(NamedTuple):
     failures: tuple[TriggerFailure, ...]
     steps: tuple[LineageStep, ...]
     broken: str
+    regenerated: Regenerated | None = None
 
     @property
     def raw(self) -> LineageRow | None:
@@ -114,7 +132,9 @@ class Why(NamedTuple):
     """`version` of `key` in `map`, what led to it, and what was before it.
 
     `lineages` has one; of a map with a fold (`merged`) one for each operand, the newest first. `before`: so many operands,
-    or versions, lie before those told here; `earlier` are versions, the newest first.
+    or versions, lie before those told here; `earlier` are versions, the newest first. `generation`: of the map, that this is
+    told of (0: it has but one); below epoch `since` a regeneration has made it (0: nothing of it). `uncounted`: more than `before` may be before
+    these, of which neither memory nor a log knows.
     """
 
     map: str
@@ -126,6 +146,9 @@ class Why(NamedTuple):
     lineages: tuple[Lineage, ...]
     earlier: tuple[Version, ...]
     before: int
+    generation: int = 0
+    since: Epoch = Epoch(0)
+    uncounted: bool = False
 
     @property
     def key(self) -> Key:
@@ -137,10 +160,12 @@ class Why(NamedTuple):
 
 
 async def why(
-    dispatcher: Dispatcher, map_name: str, partition: PartitionId, key: bytes, as_of: int, rows: int, until: float
+    dispatcher: Dispatcher, map_name: str, partition: PartitionId, key: bytes, moment: Moment, rows: int, until: float
 ) -> Why | None:
     check_number("rows", rows, 1, 1 << 16)
-    request = grid_pb2.WhyRequest(map=map_name, partition=partition, key=key, as_of=as_of, rows_max=rows)
+    request = grid_pb2.WhyRequest(
+        map=map_name, partition=partition, key=key, as_of=moment.as_of, rows_max=rows, generation=moment.generation
+    )
     reply: grid_pb2.WhyReply = await dispatcher.ask("Why", request, until, partition)
     if not reply.found:
         return None
@@ -158,6 +183,9 @@ async def why(
         tuple(map(_lineage, reply.lineages)),
         tuple(_version(v.version, v.epoch, v.time_ms, v.deleted, v.value) for v in reply.earlier),
         reply.before,
+        reply.generation,
+        Epoch(reply.since),
+        reply.uncounted,
     )
 
 
@@ -177,7 +205,8 @@ def _version(number: int, epoch: int, time_ms: int, deleted: bool, value: bytes)
 
 def _row(row: grid_pb2.LineageRow) -> LineageRow:
     op = _OPS[row.op] if row.op < len(_OPS) else str(row.op)
-    return LineageRow(row.map, row.key, op, None if row.op == _DELETE else row.value, row.version, row.schema)
+    value = None if row.op == _DELETE or not (row.op or row.value) else row.value
+    return LineageRow(row.map, row.key, op, value, row.version, row.schema)
 
 
 def _runs(runs: Sequence[grid_pb2.TriggerRun]) -> tuple[TriggerRun, ...]:
@@ -197,4 +226,12 @@ def _lineage(found: grid_pb2.Lineage) -> Lineage:
     return Lineage(
         _row(found.row), PartitionId(found.partition), Position(found.position), Epoch(found.effective),
         Epoch(found.stamp), found.time_ms, found.delivered, failures, tuple(map(_step, found.steps)), found.broken,
+        _regenerated(found) if found.regenerated else None,
+    )  # fmt: skip
+
+
+def _regenerated(found: grid_pb2.Lineage) -> Regenerated:
+    return Regenerated(
+        found.deployment, Epoch(found.acts_at), found.deployment_then, Epoch(found.acts_at_then),
+        tuple(map(_row, found.possible)), found.possible_count,
     )  # fmt: skip

@@ -2164,6 +2164,7 @@ class SampleDifference(google.protobuf.message.Message):
     UNHANDLED_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
     EXAMPLES_FIELD_NUMBER: builtins.int
+    UNTRIED_FIELD_NUMBER: builtins.int
     map: builtins.str
     writes: builtins.int
     same: builtins.int
@@ -2172,6 +2173,8 @@ class SampleDifference(google.protobuf.message.Message):
     rejected_after: builtins.int
     unhandled: builtins.int
     """of a schema number that no trigger of the new code handles"""
+    untried: builtins.str
+    """why none was run; empty: they were"""
     @property
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OutputChange]: ...
     @property
@@ -2187,8 +2190,9 @@ class SampleDifference(google.protobuf.message.Message):
         unhandled: builtins.int = ...,
         outputs: collections.abc.Iterable[global___OutputChange] | None = ...,
         examples: collections.abc.Iterable[global___SampleExample] | None = ...,
+        untried: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["examples", b"examples", "map", b"map", "outputs", b"outputs", "rejected_after", b"rejected_after", "rejected_before", b"rejected_before", "same", b"same", "unhandled", b"unhandled", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["examples", b"examples", "map", b"map", "outputs", b"outputs", "rejected_after", b"rejected_after", "rejected_before", b"rejected_before", "same", b"same", "unhandled", b"unhandled", "untried", b"untried", "writes", b"writes"]) -> None: ...
 
 global___SampleDifference = SampleDifference
 
@@ -2452,6 +2456,7 @@ class WhyRequest(google.protobuf.message.Message):
     ROWS_MAX_FIELD_NUMBER: builtins.int
     DEADLINE_MS_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
     map: builtins.str
     partition: builtins.int
     key: builtins.bytes
@@ -2460,6 +2465,8 @@ class WhyRequest(google.protobuf.message.Message):
     rows_max: builtins.int
     """operands, or earlier versions; 0: 10"""
     deadline_ms: builtins.int
+    generation: builtins.int
+    """as in ReadBatch"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -2475,9 +2482,10 @@ class WhyRequest(google.protobuf.message.Message):
         rows_max: builtins.int = ...,
         deadline_ms: builtins.int = ...,
         step: global___LineageStep | None = ...,
+        generation: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "step", b"step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "carry", b"carry", "deadline_ms", b"deadline_ms", "key", b"key", "map", b"map", "partition", b"partition", "rows_max", b"rows_max", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "carry", b"carry", "deadline_ms", b"deadline_ms", "generation", b"generation", "key", b"key", "map", b"map", "partition", b"partition", "rows_max", b"rows_max", "step", b"step"]) -> None: ...
 
 global___WhyRequest = WhyRequest
 
@@ -2646,6 +2654,13 @@ class Lineage(google.protobuf.message.Message):
     FAILURES_FIELD_NUMBER: builtins.int
     STEPS_FIELD_NUMBER: builtins.int
     BROKEN_FIELD_NUMBER: builtins.int
+    REGENERATED_FIELD_NUMBER: builtins.int
+    DEPLOYMENT_FIELD_NUMBER: builtins.int
+    ACTS_AT_FIELD_NUMBER: builtins.int
+    DEPLOYMENT_THEN_FIELD_NUMBER: builtins.int
+    ACTS_AT_THEN_FIELD_NUMBER: builtins.int
+    POSSIBLE_FIELD_NUMBER: builtins.int
+    POSSIBLE_COUNT_FIELD_NUMBER: builtins.int
     partition: builtins.int
     position: builtins.int
     stamp: builtins.int
@@ -2655,6 +2670,16 @@ class Lineage(google.protobuf.message.Message):
     """it came from another partition: the first step says how"""
     broken: builtins.str
     """why there are no more steps, though there should be"""
+    regenerated: builtins.bool
+    """The rest is of a row that a regeneration made, by `deployment`, from raw writes that came when `deployment_then` was
+    in force (its hash; empty: none). Only its place is in a log; the op of an operand is 0 where it cannot be told.
+    """
+    deployment: builtins.bytes
+    acts_at: builtins.int
+    deployment_then: builtins.bytes
+    acts_at_then: builtins.int
+    possible_count: builtins.int
+    """of all of them"""
     @property
     def row(self) -> global___LineageRow: ...
     @property
@@ -2663,6 +2688,10 @@ class Lineage(google.protobuf.message.Message):
 
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LineageStep]: ...
+    @property
+    def possible(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LineageRow]:
+        """if there are no steps: raw writes that it may come from"""
+
     def __init__(
         self,
         *,
@@ -2676,9 +2705,16 @@ class Lineage(google.protobuf.message.Message):
         failures: collections.abc.Iterable[tidegrid.v1.record_pb2.Failure] | None = ...,
         steps: collections.abc.Iterable[global___LineageStep] | None = ...,
         broken: builtins.str = ...,
+        regenerated: builtins.bool = ...,
+        deployment: builtins.bytes = ...,
+        acts_at: builtins.int = ...,
+        deployment_then: builtins.bytes = ...,
+        acts_at_then: builtins.int = ...,
+        possible: collections.abc.Iterable[global___LineageRow] | None = ...,
+        possible_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["row", b"row"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["broken", b"broken", "delivered", b"delivered", "effective", b"effective", "failures", b"failures", "partition", b"partition", "position", b"position", "row", b"row", "stamp", b"stamp", "steps", b"steps", "time_ms", b"time_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "acts_at_then", b"acts_at_then", "broken", b"broken", "delivered", b"delivered", "deployment", b"deployment", "deployment_then", b"deployment_then", "effective", b"effective", "failures", b"failures", "partition", b"partition", "position", b"position", "possible", b"possible", "possible_count", b"possible_count", "regenerated", b"regenerated", "row", b"row", "stamp", b"stamp", "steps", b"steps", "time_ms", b"time_ms"]) -> None: ...
 
 global___Lineage = Lineage
 
@@ -2727,6 +2763,9 @@ class WhyReply(google.protobuf.message.Message):
     BEFORE_FIELD_NUMBER: builtins.int
     STEP_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    UNCOUNTED_FIELD_NUMBER: builtins.int
     found: builtins.bool
     """false: the key has had no version yet, and the rest is empty"""
     deleted: builtins.bool
@@ -2739,6 +2778,12 @@ class WhyReply(google.protobuf.message.Message):
     """`value` was folded from operands"""
     before: builtins.int
     """operands, or versions, before those listed"""
+    generation: builtins.int
+    """that this is of; 0: the map has but one"""
+    since: builtins.int
+    """below this epoch it was made by a regeneration; 0: by the triggers, as writes came"""
+    uncounted: builtins.bool
+    """there may be more than `before`: what they were is not known any more"""
     @property
     def carry(self) -> global___Carry: ...
     @property
@@ -2772,9 +2817,12 @@ class WhyReply(google.protobuf.message.Message):
         before: builtins.int = ...,
         step: global___LineageStep | None = ...,
         error: tidegrid.v1.errors_pb2.Error | None = ...,
+        generation: builtins.int = ...,
+        since: builtins.int = ...,
+        uncounted: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["carry", b"carry", "error", b"error", "step", b"step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["before", b"before", "carry", b"carry", "deleted", b"deleted", "earlier", b"earlier", "epoch", b"epoch", "error", b"error", "found", b"found", "lineages", b"lineages", "merged", b"merged", "position", b"position", "step", b"step", "time_ms", b"time_ms", "value", b"value", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "carry", b"carry", "deleted", b"deleted", "earlier", b"earlier", "epoch", b"epoch", "error", b"error", "found", b"found", "generation", b"generation", "lineages", b"lineages", "merged", b"merged", "position", b"position", "since", b"since", "step", b"step", "time_ms", b"time_ms", "uncounted", b"uncounted", "value", b"value", "version", b"version"]) -> None: ...
 
 global___WhyReply = WhyReply
 

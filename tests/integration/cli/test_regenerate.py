@@ -40,6 +40,14 @@ def test_readers_see_it_and_go_back(fresh: Served) -> None:
     assert done.code == 0 and "readers see generation 2 of orders from epoch" in done.out
     assert "place" in call(server, "get", "orders", "x,1").out
     assert "from " in call(server, "generations").out
+    told = call(server, "why", "orders", "x,1")
+    assert (
+        "generation 2; what it has of before epoch" in told.out and "made by a regeneration, with the code" in told.out
+    )
+    assert 'raw write: put orders.raw ["x", 1] {"amount": "50"}' in told.out
+    first = call(server, "why", "orders", "x,1", "--generation", "1", "--json").record
+    assert (first["generation"], first["since"], first["lineages"][0]["regenerated"]) == (1, None, None)
+    assert "town" in first["value"]
     back = call(server, "generations", "--show", "orders=1", "--drop", "orders=2", "--json").record
     assert (back["map"], back["generation"], back["seen"]) == ("orders", 1, True)
     assert "town" in call(server, "get", "orders", "x,1").out

@@ -94,6 +94,7 @@ def test_one_directory_and_one_port_for_one_process(fresh: Served, tmp_path: Pat
         (["--tls-cert", "none.pem", "--tls-key", "none.pem"], 2, "none.pem"),
         (["--partitions", "2", "--nodes", "3"], 2, "share"),
         (["--nodes", "0"], 2, "nodes is 0"),
+        (["--workers", "0"], 2, "workers is 0"),
         (["--tick-ms", "0"], 2, "tick_ms"),
         (["--history-bytes", "much"], 2, "no size"),
         (["--config", "none.toml"], 2, "none.toml"),

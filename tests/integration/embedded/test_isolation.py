@@ -186,6 +186,17 @@ async def test_what_overruns_again_and_again_is_suspended(grid: EmbeddedGrid) ->
     assert (await raw.put("a", 1)).version == 1
 
 
+async def test_a_plan_says_what_it_did_not_try(grid: EmbeddedGrid) -> None:
+    await grid.map("inline").put("n", 1)
+    ack = await grid.map("raw").put("a", 1)
+    await grid.wait_closed(ack.epoch)
+    inline = APART.replace('isolation="process", ', "")
+    for source in (APART + "# anew\n", inline):  # that of the active code is enough
+        plan = (await grid.deploy(("module", source), dry_run=True)).plan
+        found = {sample.map: (sample.writes, sample.untried) for sample in plan.samples}
+        assert found == {"raw": (0, "runs in a worker process"), "inline": (1, "")}
+
+
 async def test_an_inline_loop_is_stopped_and_then_suspended() -> None:
     inline = APART.replace('isolation="process", ', "")
     async with opened(inline) as grid:

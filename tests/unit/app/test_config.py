@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from tidegrid.grid.app.config import ServeOptions, bytes_from, options_from, read_config
+from tidegrid.grid.app.serving import grid_options
 from tidegrid.grid.model.errors import ConfigurationError
+from tidegrid.grid.runtime.pool import WorkerOptions
 
 
 def test_the_defaults_are_valid() -> None:
@@ -22,6 +24,16 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     options = options_from(file, {"port": 7600, "nodes": None})
     assert (options.port, options.nodes, options.tick_ms, options.memory) == (7600, 1, 10.0, True)
     assert options.history_bytes == 2 << 30
+
+
+def test_worker_processes_are_those_of_the_grid(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text("workers = 5\n")
+    for given, count in (({}, 5), ({"workers": 3}, 3)):
+        assert grid_options(options_from(file, given)).workers.count == count
+    assert grid_options(ServeOptions()).workers == WorkerOptions()
+    with pytest.raises(ConfigurationError, match="workers is 0; it lies between 1 and 256"):
+        grid_options(ServeOptions(workers=0))
 
 
 def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_in_one_line() -> None:
     assert finding_line(plan().findings[1]) == "[orphan] map 't'"
 
 
+def test_what_was_not_tried_is_said() -> None:
+    told = plan()
+    told.samples.add(map="apart", untried="runs in a worker process")
+    assert "recent writes to apart: not tried: runs in a worker process" in list(plan_lines(told))
+    assert plan_summary(told).endswith("recent writes to apart were not tried")
+    assert [sample["untried"] for sample in plan_record(told)["samples"]] == [None, None, "runs in a worker process"]
+
+
 def test_as_data() -> None:
     record = plan_record(plan())
     assert record["nodes"][1]["error"] == {"code": "TRIGGER_MODULE", "message": "no numpy"}

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rich.console import Console
-from tidegrid.client import Lineage, LineageRow, LineageStep, TriggerFailure, TriggerRun, Version, Why
+from tidegrid.client import Lineage, LineageRow, LineageStep, Regenerated, TriggerFailure, TriggerRun, Version, Why
 from tidegrid.grid.app.json_text import json_text
 from tidegrid.grid.app.why_report import VALUE_CHARS_MAX, why_record, why_tree
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
@@ -118,6 +118,40 @@ def test_operands_earlier_versions_and_deletions() -> None:
     assert "version 3, epoch 4, 1970-01-01 00:00:00 UTC: deleted" in "\n".join(lines)
     assert all(len(line) < VALUE_CHARS_MAX + 90 for line in lines) and "x..." in "\n".join(lines)
     assert lines[-1].endswith("1 more; `tidegrid history` has all")
+
+
+def test_what_a_regeneration_made_is_told_as_that() -> None:
+    made = Regenerated(bytes(range(32)), Epoch(40), bytes(range(1, 33)), Epoch(2), (), 0)
+    told = lineage(OUT, step(RAW, OUT, run("t", OUT), partition=PartitionId(8), acts_at=Epoch(40)), regenerated=made)
+    lines = [found.lstrip("│├└─ ") for found in text(why(told, generation=2, since=Epoch(40)))]
+    assert lines[1:] == [
+        "generation 2; what it has of before epoch 40 was made by a regeneration",
+        "version 4, epoch 5, 1970-01-01 00:00:01 UTC; partition 1, position 20",
+        "made by a regeneration, with the code of deployment 000102030405, in force from epoch 40",
+        "of what was written in epoch 5; deployment 010203040506, in force from epoch 2, was active then",
+        "from partition 8, position 1,400",
+        "by trigger t, module mod, line 12; deployment 000102030405, in force from epoch 40",
+        'raw write: put raw "a" 1 (version 2, schema 3, epoch 5, 1970-01-01 00:00:00 UTC)',
+    ]
+    one = made._replace(deployment_then=b"", possible=(RAW,), possible_count=1)
+    said = "\n".join(text(why(lineage(OUT, broken="it is past", regenerated=one))))
+    for says in ("no code, was active then", "which trigger made it cannot be told: it is past", "from the raw write"):
+        assert says in said
+    many = made._replace(possible=(RAW,), possible_count=7)
+    operand = lineage(row("out", "a", 3, op=""), broken="it is past", regenerated=many)
+    said = "\n".join(text(why(operand, merged=True, before=2, uncounted=True)))
+    for says in (
+        "folded from at least 3 operands",
+        "an operand that led to 3 (",
+        "perhaps from one of 7 raw writes",
+        "6 more",
+        "2 before these, and perhaps others",
+    ):
+        assert says in said
+    record = json.loads(json_text(why_record(why(operand, generation=2, since=Epoch(40)))))
+    (found,) = record["lineages"]
+    assert (record["generation"], record["since"], found["regenerated"]["possible_count"]) == (2, 40, 7)
+    assert found["raw"] is None and found["regenerated"]["possible"][0]["map"] == "raw"
 
 
 def test_a_failure_of_its_own_triggers() -> None:

@@ -199,6 +199,24 @@ def test_a_row_that_a_worker_was_stopped_with_fails_as_declared(source: str) -> 
     assert stand.value("c", map_name="out") is not None and stand.value("b", map_name="out") is None
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("source", [SOURCE, PARKING])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_group_in_which_a_row_overran_is_refused_and_told_which(source: str, at: int, together: bool) -> None:
+    """Also where that row is the last, and would be parked: what came of a group does not hang on the order of its rows."""
+    stand = Stand(source=source)
+    rows = [("a", 1), ("b", 1), ("c", 1)]
+    parts = [group_part(rows)] if together else [group_part([row]) for row in rows]
+    for sequence, part in enumerate(parts, 1):
+        part.first_sequence = sequence
+    group = GroupRequest(b"g1", parts, "")
+    stand.submit(group)
+    answer(stand, rows=at, ending=Ending())
+    assert group in stand.answered and list(group.errors) == [(0, at) if together else (at, 0)]
+    assert f"key ('{rows[at][0]}',): it ran for longer than its budget" in str(next(iter(group.errors.values())))
+    assert stand.node.drained and len(stand.log_of()) == 1, "OPEN"
+
+
 def test_what_was_made_on_a_frame_that_never_lands_is_made_anew(monkeypatch: pytest.MonkeyPatch, stand: Stand) -> None:
     monkeypatch.setattr("tidegrid.grid.engine.partition._EAGER_BYTES", 1)
     put(stand, {"a": 5}, map_name="plain")
@@ -245,6 +263,21 @@ def test_answers_of_what_was_given_up_and_second_ones_are_passed_over(stand: Sta
     assert stand.node.writes.isolation.look_up(order.number, "raw", key("a"), False) is None
     tell(stand, BatchDone(order.number, [Part([Answer()])]))
     assert request.versions == [1] and not stand.frames and next(iter(stand.node.standing.promises())).in_flight is None
+
+
+def test_a_second_answer_changes_nothing_of_the_first_while_that_waits(stand: Stand) -> None:
+    """The part of a group that was made may wait for its turn."""
+    stand.submit(GroupRequest(b"g1", [group_part([("a", 1)])], ""))
+    order, isolation = stand.batches.pop(), stand.node.writes.isolation
+    partition = isolation.done(BatchDone(order.number, [Part([worker(stand, order)])]))
+    assert partition is not None and partition.making is not None
+    first = partition.making.made
+    for second in (
+        BatchDone(order.number, [Part([Answer()])]),
+        BatchDone(order.number, error=UnavailableError("no", address="")),
+    ):
+        assert isolation.done(second) is None
+        assert partition.making.made is first is not None and partition.making.error is None
 
 
 def test_a_batch_that_cannot_be_run_is_refused_for_now(stand: Stand) -> None:

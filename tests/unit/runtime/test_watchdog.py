@@ -54,3 +54,18 @@ def test_what_is_forgotten_is_not_watched() -> None:
     dog.forget(watch)
     assert dog._watches == ()
     dog.close()
+
+
+def test_what_has_not_come_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has run the row to its end finds `stopping` set, and nothing comes after `settle`."""
+    thrown: list[bool] = []
+    monkeypatch.setattr("tidegrid.grid.runtime.watchdog._throw", lambda _thread, what: thrown.append(what is not None))
+    watch, dog = Watch(), Watchdog()
+    dog.watch(watch)
+    row = watch.row = object()
+    dog._stop(watch, row)
+    assert watch.stopping and thrown == [True]
+    watch.row = None
+    watch.settle()
+    assert not watch.stopping and thrown == [True, False]
+    dog.close()

@@ -14,6 +14,7 @@ from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.grid.model.values import decode_value, encode_value
 from tidegrid.triggers.bound import DELETE, EVENT, MERGE, PUT
+from tidegrid.triggers.budget import Overrun
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.runtime import FrameContext, Rejection, TriggerRuntime
 
@@ -543,3 +544,22 @@ def test_the_trigger_that_fails_says_whether_its_write_is_parked():
         assert [one.parks for one in found] == [first == "park", second == "park", False]
         assert [one.failed for one in found] == [True, True, False]
         assert not bench.session.routed
+
+
+@pytest.mark.parametrize(("fails", "overran"), [(False, True), (True, False)])
+def test_an_overrun_that_comes_while_it_is_taken_back_ends_with_its_row(fails, overran):
+    """It is thrown from another thread, so it may come at any line; it comes once."""
+    bench = Bench(F + "    if write.value: raise ValueError('own')\n    yield Put('typed', write.key, 1)\n")
+    watch, settled = bench.session._watch, []
+
+    def settle():
+        settled.append(watch.row)
+        if len(settled) == 1:
+            raise Overrun
+        watch.stopping = False
+
+    watch.settle, watch.stopping = settle, True
+    found = bench.put(fails)
+    assert type(found) is Rejection and found.failed and ("for longer than its budget" in found.message) == overran
+    assert settled == [None, None] and not watch.stopping and watch.overruns == ["f"] * overran
+    assert type(bench.put(False)) is list and len(settled) == 2, "the next row is not concerned"

@@ -39,6 +39,7 @@ class ServeOptions:
     watch: tuple[str, ...] = ()  # for development: as triggers, and deployed again when the files change
     deploy: str = "off"  # on: clients may deploy code; installed: only what is on the nodes, or in deploy_hashes
     deploy_hashes: tuple[str, ...] = ()  # of deployments that "installed" lets through too, as a plan shows them
+    workers: int = 2  # processes at most for triggers with isolation="process": more compute more partitions at once
     tick_ms: float = 20.0  # between closes of epochs: shorter shows changes sooner, longer costs less when idle
     history_seconds: float = 3600.0  # versions kept in memory for as-of reads: longer costs memory
     history_bytes: int = 1 << 30  # and at most so much of them, per node

@@ -65,6 +65,7 @@ def plan_record(plan: grid_pb2.DeployPlan) -> dict[str, Any]:
 def _sample_record(sample: grid_pb2.SampleDifference) -> dict[str, Any]:
     return {
         "map": sample.map,
+        "untried": sample.untried or None,
         "writes": sample.writes,
         "same": sample.same,
         "rejected_before": sample.rejected_before,
@@ -118,6 +119,8 @@ def plan_summary(plan: grid_pb2.DeployPlan) -> str:
     if writes:
         different = writes - sum(sample.same for sample in plan.samples)
         parts.append(f"{different} of {writes} recent writes come out differently")
+    if untried := [sample.map for sample in plan.samples if sample.untried]:
+        parts.append(f"recent writes to {', '.join(untried)} were not tried")
     return ", ".join(parts) or "no trigger changes"
 
 
@@ -178,6 +181,10 @@ def _change_of_map(change: grid_pb2.MapChange) -> str:
 
 def _samples(samples: Iterable[grid_pb2.SampleDifference]) -> Iterator[str]:
     for sample in samples:
+        if sample.untried:
+            yield f"recent writes to {sample.map}: not tried: {sample.untried}"
+            if not sample.writes:
+                continue
         different = sample.writes - sample.same
         yield f"{sample.writes} recent writes to {sample.map}: " + (
             f"{different} would come out differently" if different else "the same would come out"

@@ -35,6 +35,7 @@ from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions, LocalGrid
 from tidegrid.grid.runtime.opening import Progress
 from tidegrid.grid.runtime.peers import Peers
+from tidegrid.grid.runtime.pool import WorkerOptions
 from tidegrid.triggers.packages import find_sources
 
 READY_SECONDS = 60.0  # for what is declared to be in force: a few rounds of the token
@@ -167,6 +168,7 @@ def grid_options(options: ServeOptions) -> GridOptions:
         history_bytes_max=options.history_bytes,
         checkpoint_bytes=options.checkpoint_bytes,
         strict=options.strict,
+        workers=WorkerOptions(count=options.workers),
         limits=Limits(hold_seconds_max=options.hold_seconds),
         deploy=DeployRules(DeployPolicy(options.deploy), options.deploy_hashes),
     ).validate()

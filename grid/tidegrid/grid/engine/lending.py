@@ -254,12 +254,12 @@ class Lending:
             whole = computation.add(request)
             if frame.portions and frame.portions[-1].request is request:
                 refused[at] = frame.portions[-1].errors
-            if not whole:
-                if not any(refused.values()):  # else what refuses a row may be why the rest was left
-                    refusal: GridError = TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)
-                    if made is not None and made.stopped is not None:
-                        refusal = rejected(made.stopped)
-                    refused[at] = {0: refusal}
+            stopped = made.stopped if made is not None else None
+            if stopped is not None and not any(refused.values()):  # it would be parked; what comes after it was not run
+                refused[at] = {_last_parked(frame, request): rejected(stopped)}
+            if not whole and not any(refused.values()):  # else what refuses a row may be why the rest was left
+                refused[at] = {0: TooLargeError.of(WHOLE_PART, frame.size, self._limits.record_bytes_max)}
+            if not whole or stopped is not None:
                 break
         computation.end()
         return _counted(refused, requests)
@@ -300,6 +300,13 @@ class Lending:
         frame.loan = Loan(borrow.group, borrow.attempt, lent, now)
         self._writes.lend(partition, frame)
         return lent
+
+
+def _last_parked(frame: Frame, request: WriteRequest) -> int:
+    """The last row that was decided, if it is parked; else there was no room even for that."""
+    portion = frame.portions[-1] if frame.portions else None
+    parked = portion.parked if portion is not None and portion.request is request else None
+    return request.next_row - 1 if parked and request.next_row - 1 in parked else request.next_row
 
 
 def _waits(waiting: Iterable[Borrower] | None, attempt: object) -> bool:

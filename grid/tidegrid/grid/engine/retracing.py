@@ -137,7 +137,7 @@ def retrace(
             continue
         found = _match(step, emissions, tracing)
         if found is not None:
-            step.triggers.extend(_told(emission) for emission in found.chain())
+            step.triggers.extend(told(emission) for emission in found.chain())
             step.untold = ""
             return
         if state.missing:
@@ -160,8 +160,8 @@ def _run(
     )
     session = tracing.bind(frame, state)
     for before in _alike_before(view, at):
-        _activate(session, view, tracing, program, state, before)
-    found = _activate(session, view, tracing, program, state, at)
+        activated(session, view, tracing, program, state, before)
+    found = activated(session, view, tracing, program, state, at)
     session.end()
     return found
 
@@ -177,7 +177,7 @@ def _alike_before(view: RecordView, at: RowAt) -> list[RowAt]:
     ]
 
 
-def _activate(
+def activated(
     session: Session, view: RecordView, tracing: Tracing, program: BoundMap, state: Then, at: RowAt
 ) -> Sequence[Emission] | Rejection:
     state.at = at
@@ -197,7 +197,7 @@ def _match(step: LineageStep, emissions: Sequence[Emission], tracing: Tracing) -
     return found if same and tracing.complete_before(at, made.map) else None
 
 
-def _told(emission: Emission) -> TriggerRun:
+def told(emission: Emission) -> TriggerRun:
     told = _named(emission.trigger)
     told.yielded_line = emission.line
     told.output.CopyFrom(LineageRow(map=emission.map, key=emission.key, op=emission.op, value=emission.value or b""))

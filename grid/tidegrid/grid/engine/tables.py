@@ -53,6 +53,10 @@ class Tables(dict[str, Table]):
             return MergedTable(partial(self._fold_of, map_name), self._session_epochs)
         return Table(self._session_epochs)
 
+    def fold(self, map_name: str, epoch: Epoch) -> Fold:
+        """Of a map with one, as of an epoch."""
+        return self._fold_of(map_name, epoch)
+
     def apply(
         self,
         name: str,

@@ -202,13 +202,16 @@ class GridService:
                 return grid_pb2.WhyReply(carry=self.carry(), step=await self._lineage.name(request.step))
             as_of = Epoch(request.as_of)
             asked: ReadRequest = await self._submit(  # waits for a close, and says why it cannot be read
-                lambda answered: ReadRequest(request.map, [request.key], as_of, Epoch(0), answered),
+                lambda answered: ReadRequest(
+                    request.map, [request.key], as_of, Epoch(0), answered, generation=request.generation
+                ),
                 request.carry, request.deadline_ms,
             )  # fmt: skip
             if asked.error is not None:
                 raise asked.error
             number = PartitionId(request.partition)
-            reply = await self._lineage.explain(request.map, number, request.key, as_of, request.rows_max)
+            generation, rows_max = asked.generation, request.rows_max
+            reply = await self._lineage.explain(request.map, generation, number, request.key, as_of, rows_max)
         except GridError as error:
             return grid_pb2.WhyReply(carry=self.carry(), error=error_message(error))
         reply.carry.CopyFrom(self.carry())

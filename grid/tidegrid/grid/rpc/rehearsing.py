@@ -22,6 +22,7 @@ from tidegrid.v1 import grid_pb2, ring_pb2
 
 _log = logging.getLogger(__name__)
 SAMPLE_MAX = 10_000  # writes of each map
+UNTRIED = "runs in a worker process"
 
 
 class Rehearsing:
@@ -64,6 +65,7 @@ class Rehearsing:
         declared = node.control.declared
         for name in source_maps(active, coming, declared):
             if any(_runs_apart(code, name) for code in (active_runtime, runtime)):
+                reply.samples.append(grid_pb2.SampleDifference(map=name, untried=UNTRIED))
                 continue  # it is kept out of this process, here too
             rehearsal = Rehearsal(
                 name,

@@ -17,6 +17,7 @@ def summed(parts: Iterable[Iterable[SampleDifference]]) -> list[SampleDifference
     for part in parts:
         for found in part:
             total = sums.setdefault(found.map, SampleDifference(map=found.map))
+            total.untried = total.untried or found.untried
             for name in _COUNTS:
                 setattr(total, name, getattr(total, name) + getattr(found, name))
             for change in found.outputs:

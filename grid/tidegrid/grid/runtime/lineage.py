@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 from tidegrid.grid.engine.lineage import Place, RecordView, Walk
 from tidegrid.grid.engine.partition import Partition
+from tidegrid.grid.engine.remade import MadeRow, Remade, older
 from tidegrid.grid.engine.retracing import retrace
-from tidegrid.grid.engine.row_search import READ_BYTES, RowSearch
+from tidegrid.grid.engine.row_search import READ_BYTES, FoundRow, RowSearch
 from tidegrid.grid.log.record import DELETE, MERGE
 from tidegrid.grid.model.errors import CallerError, FormatError, GridError, WrongOwnerError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position, partition_log
 from tidegrid.grid.ring.declarations import Deployment
+from tidegrid.grid.ring.generations import FIRST
 from tidegrid.grid.runtime.deployments import load_beside, modules_of
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.store.table import Table
@@ -31,37 +33,57 @@ ROWS_MAX: Final = 100
 _LOADED_MAX: Final = 4  # deployments kept ready to run again
 
 
+class Asked(NamedTuple):
+    """The `at`-th version of those that memory has of a key, in one generation of its map."""
+
+    partition: Partition
+    map: str
+    key: bytes
+    chain: Sequence[Version]
+    at: int
+    horizon: Epoch
+    rows_max: int
+
+    def before(self, since: Epoch) -> tuple[int, bool]:
+        return older(self.chain, self.at, since, self.horizon)
+
+
 class LineageReader:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._loaded: OrderedDict[tuple[Position, Epoch], Tracing] = OrderedDict()
 
-    async def explain(self, map_name: str, number: PartitionId, key: bytes, as_of: Epoch, rows_max: int) -> WhyReply:
-        """Of the version that readers as of `as_of` (0: the latest) see, which was asked for and found readable.
+    async def explain(
+        self, map_name: str, generation: int, number: PartitionId, key: bytes, as_of: Epoch, rows_max: int
+    ) -> WhyReply:
+        """Of the version that readers as of `as_of` (0: the latest) see in a generation, asked for and found readable.
 
         Raises EpochTooOldError when the horizon has moved since, WrongOwnerError, and what the log raises.
         """
         partition = self._owned(number)
-        table = partition.tables.get(map_name)
+        table = partition.tables.generation(map_name, generation)
         version = None if table is None else table.as_of(key, as_of) if as_of else table.latest(key)
-        reply = WhyReply()
+        control = self._driver.node.control
+        several = len(control.generations.kept(map_name)) > 1 or generation != FIRST
+        reply = WhyReply(generation=generation if several else 0)
         if table is None or version is None:
             return reply
+        declared = control.generations.generation(map_name, generation)
+        reply.since = declared.since if declared is not None else 0
         value, reply.version, (reply.epoch, reply.position, reply.time_ms) = version
         reply.found, reply.deleted, reply.value = True, value is None, value or b""
-        merged = reply.merged = self._driver.node.control.declared[map_name].merged
-        rows_max = min(rows_max or ROWS, ROWS_MAX)
+        reply.merged = control.declared[map_name].merged
         chain = table.chain(key)
         at = chain.index(version)
-        total = max(number for _, number, _ in chain) - len(
-            chain[at + 1 :]
-        )  # late ones have higher numbers than those after
-        if merged:
-            await self._operands(reply, partition, map_name, key, chain[: at + 1], rows_max, total)
+        asked = Asked(partition, map_name, key, chain, at, table.horizon, min(rows_max or ROWS, ROWS_MAX))
+        if reply.merged:
+            await self._operands(reply, asked)
         else:
-            places = await self._versions(reply, partition, map_name, key, chain[: at + 1], rows_max)
-            await self._walk(reply, Place(number, version[2][1]), map_name, key, version[1])
-            reply.before = total - 1 - places
+            await self._versions(reply, asked)
+            if version[2][0] < reply.since:
+                await self._made_anew(reply, asked, at)
+            else:
+                await self._walk(reply, Place(number, version[2][1]), map_name, key, version[1])
         return reply
 
     async def name(self, step: LineageStep) -> LineageStep:
@@ -82,66 +104,87 @@ class LineageReader:
 
     # What led to it ------------------------------------------------------------------------------------------------
 
-    async def _operands(
-        self,
-        reply: WhyReply,
-        partition: Partition,
-        map_name: str,
-        key: bytes,
-        chain: list[Version],
-        rows_max: int,
-        total: int,
-    ) -> None:
+    async def _operands(self, reply: WhyReply, asked: Asked) -> None:
         """A walk from each, the newest first, back to the one that set the state whatever was there before."""
-        known = [(stamp, number) for _, number, stamp in chain[::-1][:rows_max]]
-        if len(known) < min(rows_max, total):
-            search = await self._search(partition, map_name, key, order_of(chain[0]), rows_max - len(known))
-            known += [(row.stamp, row.number) for row in search.rows]
+        total, counted = asked.before(Epoch(reply.since))
+        anew = [at for at in range(asked.at, -1, -1) if asked.chain[at][2][0] < reply.since][: asked.rows_max]
+        logged = [(stamp, number) for _, number, stamp in asked.chain[asked.at :: -1] if stamp[0] >= reply.since]
+        known = logged[: asked.rows_max]
+        wanted = min(asked.rows_max, total + 1) - len(known) - len(anew) if counted else asked.rows_max - len(known)
+        if wanted > 0 and not anew:
+            known += [(row.stamp, row.number) for row in await self._search(asked, wanted, Epoch(reply.since))]
         room = self._driver.node.limits.answer_bytes_max
         for stamp, number in known:
             if reply.lineages and reply.ByteSize() > room:
                 break
-            await self._walk(reply, Place(partition.id, stamp[1]), map_name, key, number)
+            await self._walk(reply, Place(asked.partition.id, stamp[1]), asked.map, asked.key, number)
             if reply.lineages[-1].row.op not in (MERGE, 0):
                 return
-        reply.before = max(0, total - len(reply.lineages))
+        else:
+            for at in anew[: asked.rows_max - len(known)]:
+                if reply.lineages and reply.ByteSize() > room:
+                    break
+                await self._made_anew(reply, asked, at)
+                if reply.lineages[-1].row.op not in (MERGE, 0):
+                    return
+        reply.before = max(0, total + 1 - len(reply.lineages))
+        reply.uncounted = not counted
 
-    async def _versions(
-        self, reply: WhyReply, partition: Partition, map_name: str, key: bytes, chain: list[Version], rows_max: int
-    ) -> int:
-        """Those before, the newest first; returns how many."""
-        for value, number, stamp in chain[-2::-1][:rows_max]:
+    async def _versions(self, reply: WhyReply, asked: Asked) -> None:
+        """Those before, the newest first."""
+        total, counted = asked.before(Epoch(reply.since))
+        for value, number, stamp in asked.chain[: asked.at][::-1][: asked.rows_max]:
             _earlier(reply, number, stamp[0], stamp[2], value)
-        left = rows_max - len(reply.earlier)
-        if left and chain[0][1] > 1:
-            search = await self._search(partition, map_name, key, order_of(chain[0]), left)
-            for row in search.rows:
+        left, (_, first, stamp) = asked.rows_max - len(reply.earlier), asked.chain[0]
+        if left > 0 and first > 1 and stamp[0] >= reply.since:
+            for row in await self._search(asked, left, Epoch(reply.since)):
                 _earlier(reply, row.number, row.stamp[0], row.stamp[2], None if row.op == DELETE else row.value)
         room = self._driver.node.limits.answer_bytes_max
         while len(reply.earlier) > 1 and reply.ByteSize() > room:
             del reply.earlier[-1]
-        return len(reply.earlier)
+        reply.before = max(0, total - len(reply.earlier))
+        reply.uncounted = not counted
 
-    async def _search(
-        self,
-        partition: Partition,
-        map_name: str,
-        key: bytes,
-        before: tuple[tuple[Epoch, Position, int], int],
-        wanted: int,
-    ) -> RowSearch:
-        control, log = self._driver.node.control, self._driver.log
-        lag = control.limit_span if control.declared[map_name].derived else 0
-        search = RowSearch(partition, map_name, key, before, wanted, lag)
+    async def _search(self, asked: Asked, wanted: int, since: Epoch) -> list[FoundRow]:
+        """Of before what memory has. Below `since` the log has another generation."""
+        control, log, partition = self._driver.node.control, self._driver.log, asked.partition
+        lag = control.limit_span if control.declared[asked.map].derived else 0
+        search = RowSearch(partition, asked.map, asked.key, order_of(asked.chain[0]), wanted, lag)
         name = partition_log(partition.id)
-        while (window := search.window) is not None:
+        while (window := search.window) is not None and window.through >= since:
             position = await log.position_before(name, window.after)
             while search.window is window:
                 records = await log.read(name, position, READ_BYTES)
                 search.give(records)
                 if records:
                     position = records[-1].position
-        return search
+        return [row for row in search.rows if row.stamp[0] >= since]
+
+    async def _made_anew(self, reply: WhyReply, asked: Asked, at: int) -> None:
+        """Of a version that a regeneration made."""
+        node = self._driver.node
+        control, since = node.control, Epoch(reply.since)
+        fold = asked.partition.tables.fold(asked.map, since) if reply.merged else None
+        row = MadeRow.of(asked.partition.id, asked.map, asked.key, asked.chain, at, fold)
+        remade, then = Remade(row, control.partitions), control.deployment_at(row.stamp[0])
+        lineage = remade.lineage
+        while remade.wanted is not None:
+            remade.give(await self._record(remade.wanted))
+        if then is not None:
+            lineage.deployment_then, lineage.acts_at_then = then.hash, then.acts_at
+        deployed = control.deployment_at(since)
+        assert deployed is not None, "it was declared by who ran it"
+        lineage.deployment, lineage.acts_at = deployed.hash, deployed.acts_at
+        try:
+            tracing = await self._tracing(deployed, since)
+        except GridError as error:
+            lineage.broken = f"the code that made it does not load here: {error.message}"
+        else:
+            remade.tell(tracing, self._tables, node.copies, self._seed)
+        for step in lineage.steps:
+            step.deployment, step.acts_at = lineage.deployment, lineage.acts_at
+        reply.lineages.append(lineage)
+        await asyncio.sleep(0)  # authors' code has run: others have a turn
 
     async def _walk(self, reply: WhyReply, place: Place, map_name: str, key: bytes, version: int) -> None:
         walk = Walk(place, map_name, key, version)
@@ -173,8 +216,11 @@ class LineageReader:
         except GridError as error:
             step.untold = f"the code of that day does not load here: {error.message}"
             return
-        seed = int.from_bytes(node.control.grid_id[:8], "big")
-        retrace(step, view, tracing, self._tables(view.place.partition), node.copies, seed)
+        retrace(step, view, tracing, self._tables(view.place.partition), node.copies, self._seed)
+
+    @property
+    def _seed(self) -> int:
+        return int.from_bytes(self._driver.node.control.grid_id[:8], "big")
 
     async def _tracing(self, deployed: Deployment, epoch: Epoch) -> Tracing:
         """Raises TriggerModuleError."""

@@ -94,6 +94,14 @@ def serve(
             help="And code with this content hash, as a plan shows it. Repeatable; implies --allow-installed.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", rich_help_panel=_NODES,
+            help='Processes at most for triggers with isolation="process", of all nodes together. More: more partitions '
+            "at once. \\[default: 2]",
+        ),
+    ] = None,
     tick_ms: Annotated[
         float | None,
         typer.Option(
@@ -210,7 +218,7 @@ def serve(
         "deploy_hashes": tuple(allow_hash) if allow_hash else None,
         "checkpoint_bytes": None if checkpoint_bytes is None else bytes_from(checkpoint_bytes), "advertise": advertise,
         "tls_cert": tls_cert, "tls_key": tls_key, "tls_ca": tls_ca, "ready_file": ready_file, "verbose": verbose,
-        "strict": strict,
+        "strict": strict, "workers": workers,
     }  # fmt: skip
     options = options_from(config, given)
     start_logging(options.verbose)

@@ -22,22 +22,33 @@ async def why(
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", min=1, help="How many operands, or earlier versions, to show.")
     ] = ROWS,
+    generation: Annotated[
+        int | None,
+        typer.Option(
+            "--generation",
+            metavar="N",
+            min=1,
+            help="Of this generation of a derived table, not of the one that readers see.",
+        ),
+    ] = None,
 ) -> ExitCode:
     """Tell why a row is so: the raw writes behind it, which trigger of which deployment ran, and the steps between.
 
-    Of the version that is current, or of the one seen as of an epoch. Exit code 1 if the key has had none.
+    Of the version that is current, or of the one seen as of an epoch. Exit code 1 if the key has had none. What a
+    regeneration made is told as that: by which code, from which raw writes, and what was in force when they came.
 
     \b
     Examples:
       $ tidegrid why flights 2013,1,1,UA,1545,EWR
       $ tidegrid why airports EWR --rows 3
       $ tidegrid why flights 2013,1,1,UA,1545,EWR --as-of 812 --json | jq .lineages
+      $ tidegrid why flights 2013,1,1,UA,1545,EWR --generation 1
     """
     from tidegrid.grid.app.why_report import why_record, why_tree
 
     output = call.output
     async with call.connect() as grid:
-        of_map = grid.map(map_name)
+        of_map = grid.map(map_name, generation=generation)
         parsed = await key_from(key, of_map)
         told = await of_map.why(parsed, as_of=None if as_of is None else instant_from(as_of), rows=rows)
     if told is None:
