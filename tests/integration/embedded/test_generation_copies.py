@@ -231,7 +231,7 @@ async def test_what_history_no_longer_has_is_copied_anew(grid: EmbeddedGrid, tmp
     await write(grid, [(n, 50 + n) for n in range(150, 210)])
     horizon = await write(grid, [(n, n) for n in range(0, 200, 2)])
     await move_horizon(grid, horizon)
-    with pytest.raises(EpochTooOldError, match="snapshot|history"):
+    with pytest.raises(EpochTooOldError, match="history"):
         async with grid.map("rows").subscribe(past, marks=True) as feed:
             async for batch in feed:
                 assert batch.epoch < to
