@@ -35,6 +35,11 @@ class Delivery(NamedTuple):
     framing: int
     triggered: bool
 
+    @property
+    def lineup(self) -> tuple[PartitionId, Epoch]:
+        """Among those with the same one nobody is overtaken."""
+        return self.source.partition, self.effective
+
 
 def delivery(
     source: SourceId, partition: PartitionId, effective: Epoch, time_ms: int, outbox: bytes, catalog: Catalog
@@ -63,7 +68,14 @@ def alike(first: Delivery, waiting: Iterable[Delivery]) -> Sequence[Delivery]:
     """What may share a frame: of one epoch, and setting nothing off, so that it depends on nothing else."""
     if first.triggered:
         return (first,)
-    return [one for one in waiting if one.effective == first.effective and not one.triggered]
+    found: list[Delivery] = []
+    left: set[tuple[PartitionId, Epoch]] = set()
+    for one in waiting:
+        if one.effective == first.effective and not one.triggered and one.lineup not in left:
+            found.append(one)
+        else:
+            left.add(one.lineup)
+    return found
 
 
 def without(waiting: deque[Delivery], taken: set[SourceId]) -> deque[Delivery]:

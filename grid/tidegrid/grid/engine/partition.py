@@ -139,15 +139,20 @@ class Partition:
 
     def _next_delivery(self, epoch: Epoch) -> Delivery | None:
         """The oldest that can be taken in. One that sets off triggers waits until nothing more can be written here at or
-        below its epoch: then what they look up is the same in every replay (rule X6)."""
+        below its epoch: then what they look up is the same in every replay (rule X6). What came after it from the same
+        partition in the same epoch waits with it: it may be of the same key."""
         if not self.deliveries:
             return None
         in_flight = self.lowest_in_flight or self.lowest_lent
+        waiting: set[tuple[PartitionId, Epoch]] = set()
         for delivery in self.deliveries:
+            if delivery.lineup in waiting:
+                continue
             if not delivery.triggered or (
                 delivery.effective < epoch and (in_flight is None or delivery.effective < in_flight)
             ):
                 return delivery
+            waiting.add(delivery.lineup)
         return None
 
     def delivers_next(self, epoch: Epoch) -> Delivery | None:
