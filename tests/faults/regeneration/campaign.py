@@ -21,6 +21,7 @@ class RegenerationRun(Run):
 
     finish_seconds: float = 180.0
     hermits: int = 0
+    pause: float = 0.05
 
     def host(self, directory: Path) -> Host:
         if self.fault == "kill":

@@ -37,7 +37,7 @@ from tests.faults.regeneration.history import FIRST, History
 
 KEYS: Final = 300
 WRITERS: Final = 4
-BATCH: Final = 20
+BATCH: Final = 6
 PATIENCE_SECONDS: Final = 120.0
 _LATER = (PeerError, OverloadError, DeployRefusedError, StalePlanError, InUseError)  # what a step is repeated after
 
