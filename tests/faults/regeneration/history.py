@@ -7,7 +7,6 @@ there. What was acknowledged has to be among them as it was acknowledged, what w
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tidegrid.client import Grid
@@ -37,7 +36,7 @@ class History:
     def seen_at(self, epoch: int) -> int:
         return self.seen[bisect_right(self.seen, epoch, key=_first) - 1][1]
 
-    def tables(self, epoch: int, generation: int) -> Mapping[str, Rows]:
+    def tables(self, epoch: int, generation: int) -> dict[str, Rows]:
         """What that generation has to hold as of the epoch."""
         since, base = self.bases.get(generation, (0, 0))
         writes = self.writes[: bisect_right(self.writes, epoch, key=_first)]
@@ -67,11 +66,11 @@ class History:
         values: dict[int, list[int]] = {}
         for write in self.writes:
             values.setdefault(write.n, []).append(write.value)
-        for n, found in values.items():
-            book.expect(len(set(found)) == len(found), f"raw {n} has a write twice, of {found}")
-            strange = set(found) - self.asked.get(n, set())
+        for n, there_are in values.items():
+            book.expect(len(set(there_are)) == len(there_are), f"raw {n} has a write twice, of {there_are}")
+            strange = set(there_are) - self.asked.get(n, set())
             book.expect(not strange, f"raw {n} has {sorted(strange)[:5]}, which nobody wrote")
 
 
-def _first(pair: tuple[int, ...]) -> int:
+def _first(pair: tuple[int, int] | Raw) -> int:
     return pair[0]

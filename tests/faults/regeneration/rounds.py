@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -179,6 +180,7 @@ class Rounds:
                 again = isinstance(error, _LATER) or (type(error) is CallerError and "begin it again" in str(error))
                 if not again:
                     stage.book.anomaly(f"{what}: {error!r}")
+                    raise
                 if what == "regenerate":
                     self._count("asked for again")
                 await asyncio.sleep(stage.choose.uniform(0.05, 0.5))
@@ -204,8 +206,7 @@ class Rounds:
         newest = FIRST + self._counts["regenerations"]
         older = stage.choose.choice([one for one in range(FIRST, newest) if one not in self._dropped])
         for number in (older, newest):
-            shown = dict.fromkeys(DERIVED, number)
-            await self._until_done(stage, "show", lambda grid, shown=shown: grid.show_generations(shown))
+            await self._until_done(stage, "show", partial(_show, number))
             await self._note_seen(stage, number)
             await asyncio.sleep(stage.choose.uniform(0.0, 0.5))
         self._count("sent back")
@@ -234,8 +235,8 @@ class Rounds:
         deployed = [int(one.epoch) for one in await grid.deployments()]
         book.expect(len(deployed) == self._version, f"{self._version} versions were deployed, from {deployed}")
         history.codes = list(zip(deployed, range(1, self._version + 1), strict=False))
-        now = await grid.wait_closed(max(epoch for _, epoch in history.stored.values()))
-        now = max(int(now), *(int(one.closed) for one in stage.clients))
+        stored = max(epoch for _, epoch in history.stored.values())
+        now = max(int(await grid.wait_closed(stored)), *(int(one.closed) for one in stage.clients))
         await history.learn(grid, now, book)
         while not all(copy.mark >= now for copy in self._copies):
             self._moved.clear()
@@ -268,9 +269,9 @@ class Rounds:
                 for name in DERIVED:
                     found = await _rows(grid, name, epoch, number or None)
                     self._expect(stage, f"{name} as of {epoch}, generation {number or 'seen'}", found, wanted[name])
-        wanted = history.tables(now, seen)[SUMS]
+        sums = history.tables(now, seen)[SUMS]
         for grid in stage.clients:
-            self._expect(stage, f"{SUMS} by another client as of {now}", await _rows(grid, SUMS, now, None), wanted)
+            self._expect(stage, f"{SUMS} by another client as of {now}", await _rows(grid, SUMS, now, None), sums)
 
     def _expect(self, stage: Stage, what: str, found: Rows, wanted: Rows) -> None:
         self._count("tables compared")
@@ -284,6 +285,10 @@ class Rounds:
     async def check_again(self, stage: Stage) -> None:
         """After a full restart."""
         await self._compare(stage, self.history.writes[-1].epoch)
+
+
+async def _show(number: int, grid: Grid) -> None:
+    await grid.show_generations(dict.fromkeys(DERIVED, number))
 
 
 async def _rows(grid: Grid, name: str, epoch: int, generation: int | None) -> Rows:
