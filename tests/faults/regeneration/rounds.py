@@ -236,6 +236,11 @@ class Rounds:
         book.expect(len(deployed) == self._version, f"{self._version} versions were deployed, from {deployed}")
         history.codes = list(zip(deployed, range(1, self._version + 1), strict=False))
         stored = max(epoch for _, epoch in history.stored.values())
+        for number, (since, version) in history.bases.items():
+            acts_at = deployed[version - 1] if version <= len(deployed) else None
+            book.expect(
+                since == acts_at, f"generation {number} is of {since}; version {version} acts from {acts_at} on"
+            )
         now = max(int(await grid.wait_closed(stored)), *(int(one.closed) for one in stage.clients))
         await history.learn(grid, now, book)
         while not all(copy.mark >= now for copy in self._copies):
