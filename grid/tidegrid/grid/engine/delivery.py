@@ -23,6 +23,10 @@ class Rows(NamedTuple):
     ops: bytes
 
 
+Lineup = tuple[PartitionId, Epoch, str]
+"""The outputs to a map that one partition sends in one epoch: nobody in it is overtaken."""
+
+
 class Delivery(NamedTuple):
     """`size`: what its rows weigh in a record, `framing`: what its sections do. `triggered`: it sets off triggers here."""
 
@@ -36,9 +40,9 @@ class Delivery(NamedTuple):
     triggered: bool
 
     @property
-    def lineup(self) -> tuple[PartitionId, Epoch]:
-        """Among those with the same one nobody is overtaken."""
-        return self.source.partition, self.effective
+    def lineups(self) -> set[Lineup]:
+        """It may be of one key with whatever shares one of these."""
+        return {(self.source.partition, self.effective, section.map) for section in self.sections}
 
 
 def delivery(
@@ -69,12 +73,14 @@ def alike(first: Delivery, waiting: Iterable[Delivery]) -> Sequence[Delivery]:
     if first.triggered:
         return (first,)
     found: list[Delivery] = []
-    left: set[tuple[PartitionId, Epoch]] = set()
+    left: set[Lineup] = set()
     for one in waiting:
-        if one.effective == first.effective and not one.triggered and one.lineup not in left:
-            found.append(one)
+        if one.effective != first.effective:
+            continue
+        if one.triggered or (left and not left.isdisjoint(one.lineups)):
+            left |= one.lineups
         else:
-            left.add(one.lineup)
+            found.append(one)
     return found
 
 
