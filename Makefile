@@ -101,6 +101,7 @@ mutations: $(VENV)/.installed-test ## each rule of time switched off in turn: th
 faults: $(VENV)/.installed-test $(VENV)/.installed-data ## nodes killed, paused and cut off while clients keep count, by seed
 	@$(RUN) -m tests.faults.kills.campaign --seeds $(KILLS)
 	@GRPC_VERBOSITY=NONE $(RUN) -m tests.faults.grid.campaign --seconds $(FAULT_SECONDS)
+	@GRPC_VERBOSITY=NONE $(RUN) -m tests.faults.regeneration.campaign --seconds $(FAULT_SECONDS)
 
 proto: $(VENV)/.made ## write the generated protobuf code anew
 	@PYTHON="$(CURDIR)/$(RUN)" bash proto/generate.sh

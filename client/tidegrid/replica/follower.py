@@ -2,6 +2,7 @@
 
     open sink -> snapshot (an empty sink of a table), from the beginning (an empty sink of a stream), or resume
     loop: everything that is ready, up to a size -> one `apply`
+    the grid no longer has what comes next (a horizon or a generation is gone) -> a table begins anew, with a snapshot
 
 While behind, many epochs share a transaction; when live, each closed epoch is applied as it comes. Reading goes on
 while the sink works, bounded by the feed's buffer. Marks of quiet epochs move the sink's position too.
@@ -17,7 +18,8 @@ from typing import Final, NamedTuple
 from tidegrid.client.change import FeedBatch
 from tidegrid.client.feed import Feed
 from tidegrid.client.grid import Grid
-from tidegrid.grid.model.errors import DeadlineError
+from tidegrid.client.map import Map
+from tidegrid.grid.model.errors import DeadlineError, EpochTooOldError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.replica.sink import Sink, Source
 
@@ -53,7 +55,17 @@ class Follower:
         position = await self._sink.open(Source(self._grid.id, spec))
         if position is not None:
             self._arrived(position, live=True)
-        after = position if position is not None else None if spec.stateful else Epoch(0)
+        if position is None and not spec.stateful:
+            position = Epoch(0)
+        while True:
+            try:
+                await self._follow(map_, position)
+            except EpochTooOldError:
+                if not (self._live and spec.stateful):
+                    raise
+            position = None
+
+    async def _follow(self, map_: Map, after: Epoch | None) -> None:
         feed = map_.subscribe(after, snapshot=after is None, marks=True, patience=math.inf)
         async with feed:
             async for batch in feed:

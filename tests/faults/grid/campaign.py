@@ -63,6 +63,7 @@ class Run:
     hermits: int = 6
     pause: float = 0.02
     deadline: float = 10.0
+    finish_seconds: float = 60.0  # for what clients have begun when faults end
     book: Book = field(default_factory=Book)
     counts: dict[str, int] = field(default_factory=dict)
     takeovers: int = 0
@@ -74,14 +75,17 @@ class Run:
             return KilledHost(directory, self.nodes, self.seed)
         return GatedHost(directory / "log", self.fault, self.nodes, self.evict_seconds, self.seed)
 
-    async def play(self) -> None:
+    def workloads(self) -> list[Workload]:
         registers = Registers()
         maps = (ACCOUNTS, TRANSFERS, REGISTERS, CHAIN, MIRROR, AGAIN, TALLY, TALLY_AGAIN)
-        workloads: list[Workload] = [Bank(), registers, Chain(), Consequences(), Cuts(maps), Followers(maps, registers)]
+        return [Bank(), registers, Chain(), Consequences(), Cuts(maps), Followers(maps, registers)]
+
+    async def play(self) -> None:
         choose = random.Random(-self.seed)
         with tempfile.TemporaryDirectory(prefix=f"tidegrid-{self.fault}-{self.seed}-") as directory:
             host = self.host(Path(directory))
             self.counts = host.counts
+            workloads = self.workloads()
             try:
                 await host.start()
                 async with self._clients(host, self.clients) as clients, self._clients(host, self.hermits) as hermits:
@@ -122,7 +126,8 @@ class Run:
             await suffering
         self.phase = "settles"
         await self._within(SETTLE_SECONDS, host.heal(), host)
-        await self._within(self.deadline * 6, asyncio.gather(*working), host)
+        self.phase = "finishes"
+        await self._within(self.finish_seconds, asyncio.gather(*working), host)
 
     async def _within(self, seconds: float, work: Any, host: Host) -> None:
         try:
@@ -174,10 +179,10 @@ async def show(run: Run, console: Console) -> None:
     await playing
 
 
-def main() -> int:
+def main(kind: type[Run] = Run, name: str = "tests.faults.grid.campaign", description: str | None = __doc__) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.grid.campaign",
-        description=__doc__,
+        prog=f"python -m {name}",
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--fault", choices=[*FAULTS, "each"], default="each")
@@ -190,7 +195,7 @@ def main() -> int:
     options = parser.parse_args()
     console, failed = Console(stderr=True), False
     for fault in FAULTS if options.fault == "each" else [options.fault]:
-        run = Run(fault, options.seconds, options.seed, options.nodes, options.evict_seconds)
+        run = kind(fault, options.seconds, options.seed, options.nodes, options.evict_seconds)
         try:
             asyncio.run(show(run, console))
         except Exception as error:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.runtime.local_grid import GridOptions
+from tidegrid.triggers.deployment import Module
 
 from tests.faults.grid.consequences import MODULE
 from tests.faults.grid.faults import Faults
@@ -48,7 +49,12 @@ class Host(Protocol):
 
 
 class GatedHost:
-    def __init__(self, directory: Path, fault: str, nodes: int, evict_seconds: float, seed: int) -> None:
+    """`module`: the triggers it starts with; None: those that are deployed stay."""
+
+    def __init__(
+        self, directory: Path, fault: str, nodes: int, evict_seconds: float, seed: int, module: Module | None = MODULE
+    ) -> None:
+        self._modules = [module] if module is not None else None
         self._directory = directory
         self._fault = fault
         self._seed = seed
@@ -68,7 +74,7 @@ class GatedHost:
         return self.grid.addresses
 
     async def start(self) -> None:
-        self._grid = await FaultyGrid.open(self._directory, self._options, self._seed, [MODULE])
+        self._grid = await FaultyGrid.open(self._directory, self._options, self._seed, self._modules)
 
     async def suffer(self) -> None:
         faults = Faults(self.grid, random.Random(self._seed), self.counts)
@@ -90,9 +96,9 @@ class GatedHost:
 
 
 class KilledHost:
-    """One process; its nodes die together."""
+    """One process; its nodes die together. `module` as above; clients may deploy."""
 
-    def __init__(self, directory: Path, nodes: int, seed: int) -> None:
+    def __init__(self, directory: Path, nodes: int, seed: int, module: Module | None = MODULE) -> None:
         self._choose = random.Random(seed)
         self._data = directory / "log"
         self._nodes = nodes
@@ -101,9 +107,12 @@ class KilledHost:
         checkpoint_bytes = self._choose.choice([200_000, 2_000_000])
         arguments = ["serve", "--nodes", str(nodes), "--partitions", str(PARTITIONS), "--data", str(self._data)]
         arguments += ["--port", str(port), "--peer-port", str(port + nodes)]
-        source = directory / f"{MODULE.name}.py"
-        source.write_text(MODULE.source)
-        arguments += ["--triggers", str(source)]
+        arguments += ["--allow-deploy"]
+        if module is not None:
+            source = directory / f"{module.name}.py"
+            source.write_text(module.source)
+            arguments += ["--triggers", str(source)]
+        self._restarting: asyncio.Task[None] | None = None
         self._server = Child("serve", directory, *arguments, "--checkpoint-bytes", str(checkpoint_bytes))
         self.counts: dict[str, int] = {}
 
@@ -117,12 +126,18 @@ class KilledHost:
     async def suffer(self) -> None:
         while True:
             await asyncio.sleep(self._choose.uniform(0.3, 6.0))
-            await self._server.kill()
-            self.counts["killed"] = self.counts.get("killed", 0) + 1
-            await asyncio.shield(self._server.start())
+            self._restarting = asyncio.create_task(self._restart())
+            await asyncio.shield(self._restarting)
+
+    async def _restart(self) -> None:
+        await self._server.kill()
+        self.counts["killed"] = self.counts.get("killed", 0) + 1
+        await self._server.start()
 
     async def heal(self) -> None:
-        """It runs: clients find out by themselves."""
+        """Clients find out by themselves that it runs."""
+        if self._restarting is not None:
+            await self._restarting
 
     def state(self) -> str:
         return self._server.story()

@@ -7,6 +7,7 @@ import contextvars
 import sys
 from collections.abc import AsyncIterator, Collection
 from types import ModuleType
+from typing import Any
 
 import pytest
 from tidegrid import embedded
@@ -14,6 +15,7 @@ from tidegrid.embedded import EmbeddedGrid
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.model.errors import (
     ConfigurationError,
+    DeadlineError,
     DeployNotAllowedError,
     DeployRefusedError,
     MapExistsError,
@@ -436,3 +438,29 @@ async def test_a_plan_after_a_restart_samples_the_tables(tmp_path) -> None:
 async def test_a_memory_log_is_enough() -> None:
     async with embedded.open(log=MemoryLog()) as grid:
         assert (await grid.deploy(code(1))).epoch is not None
+
+
+async def test_who_asks_again_after_a_deadline_waits_until_it_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with embedded.open(nodes=3, tick=0.02) as grid:
+        await grid.deploy(code(1))
+        waited: list[int] = []
+
+        async def wait(_driver: object, epoch: int, _seconds: float) -> None:
+            waited.append(epoch)
+            raise DeadlineError("not yet")
+
+        with monkeypatch.context() as patched, pytest.raises(DeadlineError):
+            patched.setattr(grid.local, "wait_closed", wait)
+            await grid.deploy(code(2), deadline=0.2)
+        pending = (await fold_control(grid.local.log)).deployments[-1]
+        waited.clear()
+        real = grid.local.wait_closed
+
+        async def note(driver: Any, epoch: Any, seconds: float) -> None:
+            waited.append(epoch)
+            await real(driver, epoch, seconds)
+
+        monkeypatch.setattr(grid.local, "wait_closed", note)
+        again = await grid.deploy(code(2))
+        assert again.plan.unchanged and waited == [pending.acts_at - 1]
+        assert (await grid.deployments())[-1].state == "active"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,12 @@ from tidegrid.grid.model.errors import (
     UnknownMapError,
     WrongKindError,
 )
+from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.rpc.regenerating import Regenerating
 from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules
+from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions
+from tidegrid.v1 import grid_pb2
 
 HEAD = """
 from tidegrid.triggers import Merge, Put, stream, table, trigger, Event
@@ -393,3 +398,23 @@ async def test_why_does_not_claim_what_the_code_does_not_put_out_again(grid: Emb
     made = lineage.regenerated
     assert made is not None and "something else" in lineage.broken and not lineage.steps and lineage.raw is None
     assert made.possible_count == 1 and made.possible[0].key == (1,) and made.possible[0].value == 1
+
+
+async def test_it_is_the_code_that_the_log_says_is_in_force(grid: EmbeddedGrid) -> None:
+    """Not what the node that is asked has heard of: it may be behind, and would do the last regeneration again."""
+    await grid.deploy(code(1))
+    await write(grid, OLD)
+    await grid.deploy(code(2))
+    assert dict((await grid.regenerate("doubled")).generations) == {"doubled": 2}
+    behind = [ControlState.from_bytes(driver.node.control.to_bytes()) for driver in grid.local.drivers]
+    await grid.deploy(code(3))
+    for driver, control in zip(grid.local.drivers, behind, strict=True):
+        rpc = Regenerating(grid.local, _Behind(driver, control))  # type: ignore[arg-type]
+        plan = await rpc._begin(grid_pb2.RegenerateRequest(maps=["doubled"], dry_run=True))
+        assert plan.plan.before == (await grid.deployments())[-1].epoch
+        await grid.local.regenerations.stop()
+
+
+class _Behind:
+    def __init__(self, driver: Driver, control: ControlState) -> None:
+        self.node = SimpleNamespace(control=control, limits=driver.node.limits)

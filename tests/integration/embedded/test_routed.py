@@ -136,3 +136,38 @@ async def test_the_history_of_what_came_late_is_in_the_order_of_epochs(module: s
         assert [version.value for version in history] == list(range(12))
         epochs = [version.epoch for version in history]
         assert epochs == sorted(epochs)
+
+
+OVERTAKING = """
+from tidegrid.triggers import Put, table, trigger
+
+table("raw", key=("n:int",))
+table("moved", key=("bucket:int", "n:int"))
+table("odd", key=("bucket:int", "n:int"))
+table("after", key=("n:int",))
+
+
+@trigger(on="raw", emits=("moved", "odd"))
+def move(write):
+    (n,) = write.key
+    yield Put("moved", (n % 7, n), write.value)
+    if write.value % 2:
+        yield Put("odd", (n % 7, n), write.value)
+
+
+@trigger(on="odd", emits=("after",))
+def go_on(write):
+    yield Put("after", write.key[1], write.value)
+"""
+
+
+async def test_what_sets_off_triggers_is_not_overtaken_by_what_does_not() -> None:
+    """A write of a key in an epoch whose outputs wait for its end, and a later one of that key whose outputs need not."""
+    async with embedded.open(nodes=2, tick=None) as grid:
+        await grid.deploy(("overtaking", OVERTAKING))
+        raw = grid.map("raw")
+        epochs = {n: ((await raw.put(n, 1)).epoch, (await raw.put(n, 2)).epoch) for n in range(40)}
+        assert all(first == second for first, second in epochs.values())
+        epoch = await grid.tick()
+        assert await rows(grid.map("moved"), epoch) == {(n % 7, n): 2 for n in range(40)}
+        assert await rows(grid.map("after"), epoch) == {(n,): 1 for n in range(40)}

@@ -23,6 +23,10 @@ class Rows(NamedTuple):
     ops: bytes
 
 
+Lineup = tuple[PartitionId, Epoch, str]
+"""The outputs to a map that one partition sends in one epoch: nobody in it is overtaken."""
+
+
 class Delivery(NamedTuple):
     """`size`: what its rows weigh in a record, `framing`: what its sections do. `triggered`: it sets off triggers here."""
 
@@ -34,6 +38,11 @@ class Delivery(NamedTuple):
     size: int
     framing: int
     triggered: bool
+
+    @property
+    def lineups(self) -> set[Lineup]:
+        """It may be of one key with whatever shares one of these."""
+        return {(self.source.partition, self.effective, section.map) for section in self.sections}
 
 
 def delivery(
@@ -63,7 +72,16 @@ def alike(first: Delivery, waiting: Iterable[Delivery]) -> Sequence[Delivery]:
     """What may share a frame: of one epoch, and setting nothing off, so that it depends on nothing else."""
     if first.triggered:
         return (first,)
-    return [one for one in waiting if one.effective == first.effective and not one.triggered]
+    found: list[Delivery] = []
+    left: set[Lineup] = set()
+    for one in waiting:
+        if one.effective != first.effective:
+            continue
+        if one.triggered or (left and not left.isdisjoint(one.lineups)):
+            left |= one.lineups
+        else:
+            found.append(one)
+    return found
 
 
 def without(waiting: deque[Delivery], taken: set[SourceId]) -> deque[Delivery]:

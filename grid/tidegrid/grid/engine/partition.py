@@ -21,7 +21,7 @@ from typing import Final
 from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import Computation, References
-from tidegrid.grid.engine.delivery import Delivery, alike, without
+from tidegrid.grid.engine.delivery import Delivery, Lineup, alike, without
 from tidegrid.grid.engine.frame import Frame, Loan
 from tidegrid.grid.engine.made import Made
 from tidegrid.grid.engine.making import Kind, Making
@@ -139,15 +139,19 @@ class Partition:
 
     def _next_delivery(self, epoch: Epoch) -> Delivery | None:
         """The oldest that can be taken in. One that sets off triggers waits until nothing more can be written here at or
-        below its epoch: then what they look up is the same in every replay (rule X6)."""
+        below its epoch: then what they look up is the same in every replay (rule X6). What came after it from the same
+        partition in the same epoch to one of its maps waits with it: it may be of the same key."""
         if not self.deliveries:
             return None
         in_flight = self.lowest_in_flight or self.lowest_lent
+        waiting: set[Lineup] = set()
         for delivery in self.deliveries:
-            if not delivery.triggered or (
+            ripe = not delivery.triggered or (
                 delivery.effective < epoch and (in_flight is None or delivery.effective < in_flight)
-            ):
+            )
+            if ripe and (not waiting or waiting.isdisjoint(delivery.lineups)):
                 return delivery
+            waiting |= delivery.lineups
         return None
 
     def delivers_next(self, epoch: Epoch) -> Delivery | None:

@@ -1,8 +1,10 @@
 """What a switch of generations is to those who follow a map: a difference, at the epoch of the switch.
 
-A follower that has had everything up to the epoch before it gets, for every key that is not the same in the two
-generations as of that epoch, what the new one has, or a delete; then it goes on in the new one. It takes nothing of it
-before the mark of that epoch, so a feed that is cut in the middle begins the difference again.
+A follower that has had everything up to the epoch before it gets, for every key that has not the same value and version
+number in the two generations as of that epoch, what the new one has, or a delete; then it goes on in the new one. It takes
+nothing of it before the mark of that epoch, so a feed that is cut in the middle begins the difference again.
+
+Both have to be in memory as of that epoch: once the horizon has passed it, who follows from before it begins anew.
 """
 
 from __future__ import annotations
@@ -67,14 +69,13 @@ def _section(map_name: str, old: Table, new: Table, keys: list[bytes], until: Ep
     ops = bytearray()
     versions: list[int] = []
     for key in keys:
-        was, now = old.as_of(key, until), new.as_of(key, until)
-        value = now[0] if now is not None else None
-        if value == (was[0] if was is not None else None):
+        was, now = old.as_of(key, until) or _NONE, new.as_of(key, until) or _NONE
+        if was[0] == now[0] and (now[0] is None or was[1] == now[1]):
             continue
         changed.append(key)
-        values.append(value or b"")
-        ops.append(DELETE if value is None else PUT)
-        versions.append((now or was or _NONE)[1])
+        values.append(now[0] or b"")
+        ops.append(DELETE if now[0] is None else PUT)
+        versions.append(now[1] or was[1])
     return encode_section(map_name, changed, values, bytes(ops), versions) if changed else None
 
 

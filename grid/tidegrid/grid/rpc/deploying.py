@@ -134,7 +134,9 @@ class Deploying:
     # The work ----------------------------------------------------------------------------------------------------
 
     async def plan(self, modules: Sequence[Module], sample_max: int, seconds: float) -> grid_pb2.DeployPlan:
-        """Raises TriggerModuleError when it cannot be loaded here; of other members the plan says so."""
+        """Raises TriggerModuleError when it cannot be loaded here; of other members the plan says so. What is deployed
+        already is planned once it acts: whoever asks again after a deadline goes on as if it had been in time."""
+        until = asyncio.get_running_loop().time() + seconds
         control = self._driver.node.control
         coming, runtime = await self._load(modules)
         try:
@@ -143,6 +145,9 @@ class Deploying:
             active = None
         answers = await self._ask_all(coming, runtime, sample_max, seconds)
         newest = control.deployments[-1] if control.deployments else None
+        unchanged = newest is not None and newest.hash == coming.hash
+        if unchanged and newest is not None:
+            await self._in_force(newest.acts_at, until)
         changes = trigger_changes(active, coming)
         maps = map_changes(active, coming, control.declared)
         touched = touched_maps(active, coming, changes)
@@ -160,7 +165,7 @@ class Deploying:
             hash=coming.hash,
             modules=[module.name for module in modules],
             replaces=newest.hash if newest is not None else b"",
-            unchanged=newest is not None and newest.hash == coming.hash,
+            unchanged=unchanged,
             triggers=changes,
             maps=maps,
             findings=findings,
@@ -189,11 +194,16 @@ class Deploying:
             if deployed is not None:
                 break
             await self._driver.turned()  # somebody has joined, and is to be asked, too
-        if self._grid.options.tick is not None:
-            await self._grid.wait_closed(self._driver, Epoch(deployed.acts_at - 1), max(0.001, until - loop.time()))
+        await self._in_force(deployed.acts_at, until)
         return grid_pb2.DeployReply(
             carry=self._carry(), hash=deployed.hash, acts_at=deployed.acts_at, unchanged=not fresh
         )
+
+    async def _in_force(self, acts_at: Epoch, until: float) -> None:
+        """`until`: by the loop's clock. Raises DeadlineError."""
+        if self._grid.options.tick is not None:
+            seconds = until - asyncio.get_running_loop().time()
+            await self._grid.wait_closed(self._driver, Epoch(acts_at - 1), max(0.001, seconds))
 
     async def _load(self, modules: Sequence[Module]) -> tuple[Deployment, TriggerRuntime]:
         """Raises TriggerModuleError, TooLargeError."""

@@ -121,7 +121,7 @@ class Regenerating:
         current = found.current
         same = current is not None and (current.plan.name, current.dry_run) == (request.name, request.dry_run)
         if current is None or not same:
-            current = self._begin(request)
+            current = await self._begin(request)
         reply.name = current.plan.name
         report = await found.report(_ANSWER_SECONDS)
         reply.progress.CopyFrom(_progress(current))
@@ -129,9 +129,10 @@ class Regenerating:
             await self._seen(report.seen_from)
             reply.report.CopyFrom(self._report(current, report))
 
-    def _begin(self, request: grid_pb2.RegenerateRequest) -> Regeneration:
-        node = self._driver.node
-        plan = plan_of(node.control, node.limits, request.maps, Epoch(request.start))
+    async def _begin(self, request: grid_pb2.RegenerateRequest) -> Regeneration:
+        """By the code in force as the log says it: this node may not have heard yet of what the client has deployed."""
+        control = await fold_control(self._grid.log)
+        plan = plan_of(control, self._driver.node.limits, request.maps, Epoch(request.start))
         if request.name and plan.name != request.name:
             raise StalePlanError(
                 "other code was deployed while this was being regenerated, so it has no end; begin again",

@@ -1,0 +1,106 @@
+"""Trigger code of many versions, and what each of them makes of raw writes: told twice, as triggers and as a model.
+
+Version v multiplies by v, deletes where the value says so, sends each row to a bucket of another partition that depends on
+v, from there on to a third, and folds. So any two versions differ in values, rows and places of every table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+RAW: Final = "raw"
+OWN, SPREAD, AGAIN, SUMS = "own", "spread", "again", "sums"
+DERIVED: Final = (OWN, SPREAD, AGAIN, SUMS)
+
+_SOURCE = """
+from tidegrid.triggers import Delete, Merge, Put, table, trigger
+
+
+def add(state, amount):
+    state = state or {"count": 0, "sum": 0}
+    return {"count": state["count"] + 1, "sum": state["sum"] + amount}
+
+
+table("raw", key=("n:int",))
+table("own", key=("n:int",))
+table("spread", key=("bucket:int", "n:int"))
+table("again", key=("n:int",))
+table("sums", key=("digit:int",), fold=add)
+V = VERSION
+
+
+@trigger(on="raw", emits=("own", "spread", "sums"))
+def follow(write):
+    (n,) = write.key
+    if (write.value + V) % 5 == 0:
+        yield Delete("own", write.key)
+    else:
+        yield Put("own", write.key, {"value": V * write.value, "version": write.version, "before": write.previous})
+    yield Put("spread", ((n + V) % 7, n), V * write.value)
+    yield Merge("sums", n % 10, V * write.value)
+
+
+@trigger(on="spread", emits=("again",))
+def go_on(write):
+    bucket, n = write.key
+    yield Put("again", n, [bucket, write.value])
+"""
+
+
+def code(version: int) -> tuple[str, str]:
+    return "follow", _SOURCE.replace("VERSION", str(version))
+
+
+class Raw(NamedTuple):
+    """A raw write that is in the grid. `before`: the value that it replaced."""
+
+    epoch: int
+    n: int
+    version: int
+    value: int
+    before: int | None
+
+
+Rows = dict[tuple[Any, ...], Any]
+
+
+class Either(list[Any]):
+    """What may be in a row that was routed: of several outputs of one epoch, the one that arrived last. In the order of the
+    writes, so nearly always the last."""
+
+
+def fits(found: Any, wanted: Any) -> bool:
+    return found in wanted if isinstance(wanted, Either) else found == wanted
+
+
+def overtaken(found: Any, wanted: Any) -> bool:
+    """An output was overtaken on its way by one of a later write of the same epoch."""
+    return isinstance(wanted, Either) and found in wanted and found != wanted[-1]
+
+
+def made(writes: Iterable[Raw], code_of: Callable[[int], int]) -> dict[str, Rows]:
+    """What the derived tables hold after these, which are in order of epoch and, of a key, of version. `code_of`: the
+    version that makes something of the writes of an epoch."""
+    tables: dict[str, Rows] = {name: {} for name in DERIVED}
+    arrived: dict[tuple[str, tuple[int, ...]], int] = {}  # (map, key) -> epoch
+
+    def routed(name: str, key: tuple[int, ...], value: Any) -> None:
+        if arrived.get((name, key)) != write.epoch:
+            arrived[name, key] = write.epoch
+            tables[name][key] = Either()
+        tables[name][key].append(value)
+
+    for write in writes:
+        v, n = code_of(write.epoch), write.n
+        if (write.value + v) % 5 == 0:
+            tables[OWN].pop((n,), None)
+        else:
+            tables[OWN][n,] = {"value": v * write.value, "version": write.version, "before": write.before}
+        bucket = (n + v) % 7
+        routed(SPREAD, (bucket, n), v * write.value)
+        routed(AGAIN, (n,), [bucket, v * write.value])
+        one = tables[SUMS].setdefault((n % 10,), {"count": 0, "sum": 0})
+        one["count"] += 1
+        one["sum"] += v * write.value
+    return tables
