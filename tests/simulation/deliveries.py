@@ -50,6 +50,7 @@ class Deliveries:
         self._judge = judge
         self.outstanding: dict[SourceId, Outstanding] = {}
         self.delivered = 0
+        self.newest: dict[tuple[int, int, str, int], int] = {}  # by source, receiver, map and epoch
         self.failures = 0
         self._final: dict[int, int] = defaultdict(int)  # per partition: what was looked up as of this is final
 
@@ -114,7 +115,8 @@ class Deliveries:
         return lambda name, of: value_of(judge.as_of(name, judge.keys.encode(of), record.ref_epoch))
 
     def taken(self, partition: int, record: Record) -> list[Row]:
-        """The rows that a ROUTED record delivers, in section order; each source exactly once, and all of it."""
+        """The rows that a ROUTED record delivers, in section order; each source exactly once, and all of it; to each map
+        in the order in which their partition sent them in that epoch."""
         rows: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
         ordered: list[Row] = []
         for name, payload in zip(
@@ -124,6 +126,7 @@ class Deliveries:
             for op, key, value, source in zip(section.ops, section.keys, section.values, section.causes, strict=True):
                 row = Row(op, name, key, None if op == DELETE else value)
                 rows[source][name].append(row)
+                self._in_turn(partition, name, record, source)
                 ordered.append(row)
         for at, message in enumerate(record.sources):
             source = SourceId.of(message)
@@ -143,6 +146,15 @@ class Deliveries:
         if rows:
             raise Violation(f"X: rows of no source in {partition}: {dict(rows)}")
         return ordered
+
+    def _in_turn(self, partition: int, name: str, record: Record, number: int) -> None:
+        if number >= len(record.sources):
+            return  # told of below
+        source = SourceId.of(record.sources[number])
+        line = (source.partition, partition, name, record.effective)
+        if source.position < self.newest.get(line, 0):
+            raise Violation(f"X9: {source} comes to {name!r} in {partition} after {self.newest[line]}")
+        self.newest[line] = source.position
 
     def sent(
         self, partition: int, position: int, record: Record, wanted: dict[int, dict[str, list[tuple[Row, int]]]]

@@ -178,6 +178,7 @@ MUTATIONS: Final = (
     Mutation("X7, the subtree", route_off.tails_of_the_receiver_only, 200, LONG_ROUNDS),
     Mutation("X6, code", route_off.routed_by_the_newest_code, 60, {**ROUTES, "deploy_rate": 6.0}),
     Mutation("X8", route_off.failures_swallowed, 20, ROUTES, quick=True),
+    Mutation("X9", route_off.taken_in_any_order, 20, ROUTES, quick=True),
     Mutation("X, F2 (liveness)", route_off.not_requeued_after_a_fill, 60, {**ROUTES, **SILENT}),
     Mutation("parked, exactly once", park_off.redriven_and_still_parked, 20, PARKED, quick=True),
     Mutation("parked, O3", park_off.parked_writes_forgotten_by_a_new_owner, 20, {**PARKED, **CRASHES}, quick=True),

@@ -43,6 +43,16 @@ def done_before_its_own_outputs(patch: Patch) -> None:
     patch.setattr(routes.Routes, "landed", landed)
 
 
+def taken_in_any_order(patch: Patch) -> None:
+    right = routing.Routing._came
+
+    def came(self: routing.Routing, *rest: Any) -> None:
+        *facts, _after, epoch = rest
+        right(self, *facts, None, epoch)
+
+    patch.setattr(routing.Routing, "_came", came)
+
+
 def floor_not_held_by_the_root(patch: Patch) -> None:
     patch.setattr(routes.Routes, "undelivered", None)
 

@@ -506,6 +506,7 @@ class Deliver(google.protobuf.message.Message):
     TIME_MS_FIELD_NUMBER: builtins.int
     OUTBOX_FIELD_NUMBER: builtins.int
     PARTITION_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
     effective: builtins.int
     time_ms: builtins.int
     outbox: builtins.bytes
@@ -514,6 +515,10 @@ class Deliver(google.protobuf.message.Message):
     """the receiver"""
     @property
     def source(self) -> tidegrid.v1.record_pb2.Source: ...
+    @property
+    def after(self) -> tidegrid.v1.record_pb2.Source:
+        """what was sent to it before in the same epoch and is not answered yet, the latest; none: nothing"""
+
     def __init__(
         self,
         *,
@@ -522,9 +527,10 @@ class Deliver(google.protobuf.message.Message):
         time_ms: builtins.int = ...,
         outbox: builtins.bytes = ...,
         partition: builtins.int = ...,
+        after: tidegrid.v1.record_pb2.Source | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["effective", b"effective", "outbox", b"outbox", "partition", b"partition", "source", b"source", "time_ms", b"time_ms"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["after", b"after", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "effective", b"effective", "outbox", b"outbox", "partition", b"partition", "source", b"source", "time_ms", b"time_ms"]) -> None: ...
 
 global___Deliver = Deliver
 

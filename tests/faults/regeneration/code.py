@@ -65,32 +65,10 @@ class Raw(NamedTuple):
 Rows = dict[tuple[Any, ...], Any]
 
 
-class Either(list[Any]):
-    """What may be in a row that was routed: of several outputs of one epoch, the one that arrived last. In the order of the
-    writes, so nearly always the last."""
-
-
-def fits(found: Any, wanted: Any) -> bool:
-    return found in wanted if isinstance(wanted, Either) else found == wanted
-
-
-def overtaken(found: Any, wanted: Any) -> bool:
-    """An output was overtaken on its way by one of a later write of the same epoch."""
-    return isinstance(wanted, Either) and found in wanted and found != wanted[-1]
-
-
 def made(writes: Iterable[Raw], code_of: Callable[[int], int]) -> dict[str, Rows]:
     """What the derived tables hold after these, which are in order of epoch and, of a key, of version. `code_of`: the
     version that makes something of the writes of an epoch."""
     tables: dict[str, Rows] = {name: {} for name in DERIVED}
-    arrived: dict[tuple[str, tuple[int, ...]], int] = {}  # (map, key) -> epoch
-
-    def routed(name: str, key: tuple[int, ...], value: Any) -> None:
-        if arrived.get((name, key)) != write.epoch:
-            arrived[name, key] = write.epoch
-            tables[name][key] = Either()
-        tables[name][key].append(value)
-
     for write in writes:
         v, n = code_of(write.epoch), write.n
         if (write.value + v) % 5 == 0:
@@ -98,8 +76,8 @@ def made(writes: Iterable[Raw], code_of: Callable[[int], int]) -> dict[str, Rows
         else:
             tables[OWN][n,] = {"value": v * write.value, "version": write.version, "before": write.before}
         bucket = (n + v) % 7
-        routed(SPREAD, (bucket, n), v * write.value)
-        routed(AGAIN, (n,), [bucket, v * write.value])
+        tables[SPREAD][bucket, n] = v * write.value
+        tables[AGAIN][n,] = [bucket, v * write.value]
         one = tables[SUMS].setdefault((n % 10,), {"count": 0, "sum": 0})
         one["count"] += 1
         one["sum"] += v * write.value

@@ -33,7 +33,7 @@ from tidegrid.grid.model.errors import (
 
 from tests.faults.grid.book import NoAnswer
 from tests.faults.grid.workloads import Stage
-from tests.faults.regeneration.code import DERIVED, RAW, SUMS, Rows, code, fits, overtaken
+from tests.faults.regeneration.code import DERIVED, RAW, SUMS, Rows, code
 from tests.faults.regeneration.history import FIRST, History
 
 KEYS: Final = 300
@@ -87,7 +87,6 @@ class Rounds:
         self._numbers = count(1)
         self._version = 1
         self._dropped: set[int] = set()
-        self._overtaken: set[tuple[str, str]] = set()
         self._copies = [Copy(name) for name in DERIVED]
         self._following: list[asyncio.Task[None]] = []
         self._moved = asyncio.Event()
@@ -280,10 +279,8 @@ class Rounds:
 
     def _expect(self, stage: Stage, what: str, found: Rows, wanted: Rows) -> None:
         self._count("tables compared")
-        self._overtaken |= {(repr(key), repr(row)) for key, row in found.items() if overtaken(row, wanted.get(key))}
-        self._counts["rows overtaken"] = len(self._overtaken)
-        missing = {key: row for key, row in wanted.items() if not fits(found.get(key), row)}
-        more = {key: row for key, row in found.items() if not fits(row, wanted.get(key))}
+        missing = {key: row for key, row in wanted.items() if found.get(key) != row}
+        more = {key: row for key, row in found.items() if row != wanted.get(key)}
         lacks, has = list(missing.items())[:3], list(more.items())[:3]
         stage.book.expect(not missing and not more, f"{what}: of {len(wanted)} rows it lacks {lacks}, and has {has}")
 

@@ -294,6 +294,50 @@ def test_a_parcel_is_said_again_with_patience_and_its_tails_go_into_the_token() 
     assert not deliveries(stand)
 
 
+def test_each_says_what_was_sent_there_before_it_in_its_epoch_and_is_not_answered() -> None:
+    stand = stand_of_two()
+    (mine,) = stand.node.partitions
+    name, there = (HERE, THERE) if mine == 0 else (THERE, HERE)
+    stand.told.clear()
+    for number in (1, 2, 3):
+        stand.put({name: {there: ""}}, map_name="raw", partition=mine)
+        stand.land()
+    first, second, third = deliveries(stand)
+    assert not first.HasField("after") and (second.after, third.after) == (first.source, second.source)
+    say(stand, ring_pb2.Delivered(source=first.source, partition=1 - mine), stand.node.epoch)
+    raise_epoch(stand)
+    stand.put({name: {there: ""}}, map_name="raw", partition=mine)
+    stand.told.clear()
+    stand.land()
+    (later,) = deliveries(stand)
+    assert not later.HasField("after"), "of another epoch"
+    stand.told.clear()
+    stand.pass_time(PATIENCE_SECONDS * 2)
+    assert [one.HasField("after") for one in deliveries(stand)] == [False, True, False]
+
+
+def test_what_comes_before_its_turn_waits_for_it_and_is_not_overtaken_by_what_failed() -> None:
+    stand = stand_of_two()
+    (mine,) = stand.node.partitions
+    name, epoch = HERE if mine == 0 else THERE, stand.node.epoch
+    first, second, third = (deliver(mine, 1 - mine, epoch, name, position=1000 + number) for number in range(3))
+    second.after.CopyFrom(first.source)
+    third.after.CopyFrom(second.source)
+    say(stand, third, epoch)
+    say(stand, second, epoch)
+    assert not stand.frames and not stand.partition(mine).deliveries
+    say(stand, first, epoch)
+    stand.fail(StorageFullError("full"))
+    assert not stand.frames and not stand.partition(mine).deliveries, "all of them are said again"
+    say(stand, second, epoch)
+    assert not stand.frames
+    say(stand, first, epoch)
+    say(stand, third, epoch)
+    stand.land_all()
+    sources = [source.position for record in records(stand, mine) for source in record.sources]
+    assert sources == [1000, 1001, 1002] and not stand.partition(mine).early.bytes
+
+
 def test_values_are_what_the_outputs_say() -> None:
     stand = stand_of()
     write(stand, {THERE: "", HERE: ""})

@@ -23,8 +23,8 @@ class Rows(NamedTuple):
     ops: bytes
 
 
-Lineup = tuple[PartitionId, Epoch, str]
-"""The outputs to a map that one partition sends in one epoch: nobody in it is overtaken."""
+Line = tuple[PartitionId, Epoch]
+"""What one partition sends here in one epoch: nobody in it is overtaken."""
 
 
 class Delivery(NamedTuple):
@@ -40,9 +40,35 @@ class Delivery(NamedTuple):
     triggered: bool
 
     @property
-    def lineups(self) -> set[Lineup]:
-        """It may be of one key with whatever shares one of these."""
-        return {(self.source.partition, self.effective, section.map) for section in self.sections}
+    def line(self) -> Line:
+        return self.source.partition, self.effective
+
+
+class Early:
+    """Deliveries that have come before what goes before them (routes.py). Nobody is lost by letting go of one."""
+
+    def __init__(self) -> None:
+        self._after: dict[SourceId, Delivery] = {}
+        self.bytes = 0
+
+    def keep(self, after: SourceId, one: Delivery) -> None:
+        self.take(after)
+        self._after[after] = one
+        self.bytes += one.size
+
+    def take(self, after: SourceId) -> Delivery | None:
+        """What waits for this one."""
+        found = self._after.pop(after, None)
+        self.bytes -= found.size if found is not None else 0
+        return found
+
+    def closed(self, epoch: Epoch) -> None:
+        for after in [after for after, one in self._after.items() if one.effective <= epoch]:
+            self.take(after)
+
+    def clear(self) -> None:
+        self._after.clear()
+        self.bytes = 0
 
 
 def delivery(
@@ -73,12 +99,12 @@ def alike(first: Delivery, waiting: Iterable[Delivery]) -> Sequence[Delivery]:
     if first.triggered:
         return (first,)
     found: list[Delivery] = []
-    left: set[Lineup] = set()
+    left: set[Line] = set()
     for one in waiting:
         if one.effective != first.effective:
             continue
-        if one.triggered or (left and not left.isdisjoint(one.lineups)):
-            left |= one.lineups
+        if one.triggered or one.line in left:
+            left.add(one.line)
         else:
             found.append(one)
     return found

@@ -15,13 +15,13 @@ Stamps never decrease. `floor_epoch` covers every frame from the moment it was s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import Computation, References
-from tidegrid.grid.engine.delivery import Delivery, Lineup, alike, without
+from tidegrid.grid.engine.delivery import Delivery, Early, Line, alike, without
 from tidegrid.grid.engine.frame import Frame, Loan
 from tidegrid.grid.engine.made import Made
 from tidegrid.grid.engine.making import Kind, Making
@@ -73,6 +73,7 @@ class Partition:
         self.routes = Routes(partition)
         self.parking = Parking(limits)
         self.deliveries: deque[Delivery] = deque()  # came from other partitions, in no frame yet
+        self.early = Early()
         self.delivering: set[SourceId] = set()  # their sources, and those of the frames on their way
         self.delivery_bytes = 0
         self._delivered_last = False  # deliveries and writes take turns
@@ -140,18 +141,18 @@ class Partition:
     def _next_delivery(self, epoch: Epoch) -> Delivery | None:
         """The oldest that can be taken in. One that sets off triggers waits until nothing more can be written here at or
         below its epoch: then what they look up is the same in every replay (rule X6). What came after it from the same
-        partition in the same epoch to one of its maps waits with it: it may be of the same key."""
+        partition in the same epoch waits with it: so what is in the log of that tells what else is."""
         if not self.deliveries:
             return None
         in_flight = self.lowest_in_flight or self.lowest_lent
-        waiting: set[Lineup] = set()
+        waiting: set[Line] = set()
         for delivery in self.deliveries:
             ripe = not delivery.triggered or (
                 delivery.effective < epoch and (in_flight is None or delivery.effective < in_flight)
             )
-            if ripe and (not waiting or waiting.isdisjoint(delivery.lineups)):
+            if ripe and delivery.line not in waiting:
                 return delivery
-            waiting |= delivery.lineups
+            waiting.add(delivery.line)
         return None
 
     def delivers_next(self, epoch: Epoch) -> Delivery | None:
@@ -292,10 +293,20 @@ class Partition:
         assert frame is not None
         computed, self.next, self.making = self.next, None, None
         done = self._fail(frame, error)
-        self.delivering.difference_update(frame.sources)  # they are said again after a while
         if computed is not None:
             self._requeue(computed)
+        self._drop(frame.deliveries)
         return done
+
+    def _drop(self, lost: Sequence[Delivery]) -> None:
+        """Deliveries that did not reach the log are said again after a while, and so is what was sent after them."""
+        if not lost:
+            return
+        lines = {one.line for one in lost}
+        later = [one for one in self.deliveries if one.line in lines]
+        self.deliveries = without(self.deliveries, {one.source for one in later})
+        self.delivery_bytes -= sum(one.size for one in later)
+        self.delivering.difference_update(one.source for one in (*lost, *later))
 
     def slot_taken(self, position: Position, stamp: Epoch) -> None:
         """A FILL has the slot of the frame in flight, which is never in the log then: it is computed again."""
@@ -349,6 +360,7 @@ class Partition:
         self.queue.clear()
         self.deliveries.clear()  # their senders say them again, to the next owner
         self.delivering.clear()
+        self.early.clear()
         self.queued_bytes = self.delivery_bytes = 0
         return done
 
@@ -394,6 +406,7 @@ class Partition:
     def closed(self, epoch: Epoch) -> int:
         """Bytes that this close takes off what one epoch may weigh."""
         self.memory.closed = epoch
+        self.early.closed(epoch)
         if self.serving:  # what is being replayed may still be out of order
             self.settle(epoch)
         size = 0

@@ -7,6 +7,9 @@
 subtree (X7). Only the DATA at the root holds the floor (X4): `undelivered`. At or below a closed epoch all is
 delivered, so nothing is kept; above it all of this is rebuilt from the log (O3).
 
+What a partition sends to another in one epoch is taken there in the order of its log, so of two outputs with one key
+the later one wins: each parcel says which one goes before it, unless all of those are answered.
+
 Invariant: a source is queued, or in the log once, or neither.
 """
 
@@ -24,15 +27,23 @@ Tails = Mapping[PartitionId, Position]
 
 @dataclass(slots=True, eq=False)
 class Parcel:
-    """An entry of an outbox on its way. `due`: when to say it again, `tries`: how often it was said."""
+    """An entry of an outbox on its way. `due`: when to say it again, `tries`: how often it was said. `before`: the one that
+    was sent before it to the same partition in the same epoch."""
 
     source: SourceId
     target: PartitionId
     effective: Epoch
     time_ms: int
     outbox: bytes
+    before: Parcel | None = None
+    answered: bool = False
     due: float = 0.0
     tries: int = 0
+
+    @property
+    def after(self) -> SourceId | None:
+        """What has to be taken before it. None: nothing, or it is answered, and so all that was before it is in the log."""
+        return self.before.source if self.before is not None and not self.before.answered else None
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +70,7 @@ class Routes:
         self._partition = partition
         self._taken: dict[SourceId, Taken] = {}
         self._consignments: dict[Position, Consignment] = {}
+        self._last: dict[tuple[PartitionId, Epoch], Parcel] = {}  # by receiver and epoch
 
     # The log ------------------------------------------------------------------------------------------------------
 
@@ -86,18 +98,25 @@ class Routes:
             return tuple(sources)
         made = self._consignments[position] = Consignment(position, effective, root, tuple(sources), tails=tails)
         for index, payload in enumerate(outbox):
-            source = SourceId(self._partition, position, index)
-            target = PartitionId(decode_outbox(payload).partition)
-            made.waiting[index] = Parcel(source, target, effective, time_ms, payload)
+            self._add(made, index, time_ms, payload)
         return ()
+
+    def _add(self, to: Consignment, index: int, time_ms: int, outbox: bytes) -> None:
+        source = SourceId(self._partition, to.position, index)
+        target = PartitionId(decode_outbox(outbox).partition)
+        line = (target, to.effective)
+        parcel = Parcel(source, target, to.effective, time_ms, outbox, before=self._last.get(line))
+        to.waiting[index] = self._last[line] = parcel
 
     # Answers ------------------------------------------------------------------------------------------------------
 
     def delivered(self, source: SourceId, tails: Tails) -> tuple[SourceId, ...]:
         """A parcel is delivered. Returns the sources that are delivered by that."""
         consignment = self._consignments.get(source.position)
-        if consignment is None or consignment.waiting.pop(source.entry, None) is None:
+        parcel = consignment.waiting.pop(source.entry, None) if consignment is not None else None
+        if consignment is None or parcel is None:
             return ()
+        parcel.answered, parcel.before = True, None
         for partition, tail in tails.items():
             consignment.tails[partition] = max(tail, consignment.tails.get(partition, Position(0)))
         if consignment.waiting:
@@ -132,6 +151,8 @@ class Routes:
             del self._taken[source]
         for position in [at for at, one in self._consignments.items() if one.effective <= epoch]:
             del self._consignments[position]
+        for line in [line for line in self._last if line[1] <= epoch]:
+            del self._last[line]
 
     # Checkpoints --------------------------------------------------------------------------------------------------
 
@@ -164,9 +185,7 @@ class Routes:
             own = tuple(SourceId(PartitionId(at), Position(where), index) for at, where, index in sources)
             made = Consignment(Position(position), Epoch(effective), root, own, tails=_tails(tails))
             for index, time_ms, outbox in entries:
-                source = SourceId(self._partition, made.position, index)
-                target = PartitionId(decode_outbox(outbox).partition)
-                made.waiting[index] = Parcel(source, target, made.effective, time_ms, outbox)
+                self._add(made, index, time_ms, outbox)
             self._consignments[made.position] = made
 
 

@@ -3,6 +3,7 @@
     sender    a record with an outbox landed --> Deliver, said again with patience --Delivered--> done, perhaps with more
     receiver  Deliver --closed by then, or delivered--> Delivered
                       --known, or no room, or not the owner--> silence: it comes again
+                      --before its turn--> kept until then
                       --else--> queued; its ROUTED record lands, what that sends on is delivered --> Delivered
 
 X1: nothing is said of a record before it is in the log. X3: "delivered" goes up only when the whole subtree is in the
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from tidegrid.grid.engine.catalogs import Catalogs
-from tidegrid.grid.engine.delivery import delivery
+from tidegrid.grid.engine.delivery import Delivery, delivery
 from tidegrid.grid.engine.frame import Frame
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.routes import Parcel, Tails
@@ -76,7 +77,7 @@ class Routing:
             if isinstance(one, Answer):
                 self._answered(one.source, one.tails)
             else:
-                self._came(one.source, one.target, one.effective, one.time_ms, one.outbox, epoch)
+                self._came(one.source, one.target, one.effective, one.time_ms, one.outbox, one.after, epoch)
         letters, self._letters = self._letters, []
         return letters
 
@@ -143,6 +144,7 @@ class Routing:
                 time_ms=parcel.time_ms,
                 outbox=parcel.outbox,
                 partition=parcel.target,
+                after=parcel.after.message() if parcel.after is not None else None,
             )
             self._letters.append((owner.node, message))
 
@@ -154,10 +156,18 @@ class Routing:
     def deliver(self, message: ring_pb2.Deliver, epoch: Epoch) -> None:
         """`epoch` is this node's, raised to the carried one."""
         source, number = SourceId.of(message.source), PartitionId(message.partition)
-        self._came(source, number, Epoch(message.effective), message.time_ms, message.outbox, epoch)
+        after = SourceId.of(message.after) if message.HasField("after") else None
+        self._came(source, number, Epoch(message.effective), message.time_ms, message.outbox, after, epoch)
 
     def _came(
-        self, source: SourceId, number: PartitionId, effective: Epoch, time_ms: int, outbox: bytes, epoch: Epoch
+        self,
+        source: SourceId,
+        number: PartitionId,
+        effective: Epoch,
+        time_ms: int,
+        outbox: bytes,
+        after: SourceId | None,
+        epoch: Epoch,
     ) -> None:
         """X2, at the receiver."""
         partition = self._partitions.get(number)
@@ -169,14 +179,29 @@ class Routing:
         elif taken is not None:
             if taken.tails is not None:
                 self._reply(partition, source, taken.tails)
-        elif source not in partition.delivering and partition.delivery_bytes <= self._limits.delivery_bytes_max:
+        elif (
+            source not in partition.delivering
+            and partition.delivery_bytes + partition.early.bytes <= self._limits.delivery_bytes_max
+        ):
             catalog = self._catalogs.at(effective)
             try:
                 made = delivery(source, number, effective, time_ms, outbox, catalog)
             except FormatError:
                 return  # no node of this grid says that
-            partition.deliver(made)
-            self._deliver(partition)
+            if after is None or after in partition.delivering or partition.routes.taken(after) is not None:
+                self._queue(partition, made)
+            else:
+                partition.early.keep(after, made)
+
+    def _queue(self, partition: Partition, made: Delivery) -> None:
+        """With what has waited for it."""
+        following: Delivery | None = made
+        while following is not None:
+            source = following.source
+            if source not in partition.delivering and partition.routes.taken(source) is None:
+                partition.deliver(following)
+            following = partition.early.take(source)
+        self._deliver(partition)
 
     def delivered(self, message: ring_pb2.Delivered) -> None:
         tails = {PartitionId(tail.partition): Position(tail.position) for tail in message.tails}
