@@ -10,7 +10,7 @@ from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.generation import difference
 from tidegrid.grid.engine.parking import ParkedId
 from tidegrid.grid.engine.redrive import RedriveRequest
-from tidegrid.grid.log.record import decode_record
+from tidegrid.grid.log.record import DATA, ROUTED, decode_record
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.triggers.loader import load_modules
@@ -268,6 +268,24 @@ def go_on(write, grid):
     assert rows(again, "out", 1) == {THERE: 0}
     # One epoch, so what is delivered at its end has seen what was written in the meantime.
     assert rows(again, "lists", 0) == {HERE[9]: [[5, "there"], [10, "there"]]}
+
+
+def test_new_routed_outputs_overtake_nothing_of_their_epoch(stand: Stand) -> None:
+    """The first write was delivered there at the time, so it lies at its delivery; the second, of a record that came before
+    that delivery, was not."""
+    stand.put([(HERE[0], 5)], map_name="raw")
+    stand.land()
+    stand.put([(HERE[0], None)], map_name="raw")
+    stand.frames.reverse()  # its delivery lands last
+    stand.land_all()
+    kinds = [(item.position, decode_record(item.payload).kind) for number in (0, 1) for item in stand.log_of(number)]
+    (second, delivered) = sorted(position for position, kind in kinds if kind in (DATA, ROUTED))[-2:]
+    assert (second, ROUTED) not in kinds and (delivered, ROUTED) in kinds
+    text = BASE + (
+        '@trigger(on="raw", emits="far")\ndef make(write):\n    yield Put("far", THERE, [write.version, write.value])\n'
+    )
+    again = replayed(stand, text)
+    assert rows(again, "far", 1) == {THERE: [2, None]}
 
 
 def test_only_what_leads_to_a_wanted_map_is_run(stand: Stand) -> None:

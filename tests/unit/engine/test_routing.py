@@ -299,7 +299,7 @@ def test_each_says_what_was_sent_there_before_it_in_its_epoch_and_is_not_answere
     (mine,) = stand.node.partitions
     name, there = (HERE, THERE) if mine == 0 else (THERE, HERE)
     stand.told.clear()
-    for number in (1, 2, 3):
+    for _number in (1, 2, 3):
         stand.put({name: {there: ""}}, map_name="raw", partition=mine)
         stand.land()
     first, second, third = deliveries(stand)

@@ -3,7 +3,8 @@
 Triggers on what is delivered see the direct maps of the partition as of the end of its epoch (rule X6), and of
 reference maps what the record sees in which it was delivered at the time; if it was not, what its source saw.
 
-What was delivered at the time keeps that place (`Arrival`). A delivered row that was parked then is parked now, until a
+What was delivered at the time keeps that place (`Arrival`); what was not has that of its source, or comes right after what
+that source's partition has sent here before in the same epoch (rule X9). A delivered row that was parked then is parked now, until a
 record redrives it, in the same way as a raw write; if today's code sends no such row, nothing is redriven.
 
 The log is read ahead by `lag` epochs: a ROUTED record may be that much later than its effective epoch.
@@ -40,6 +41,8 @@ _NTH_SPAN: Final = 1 << 20  # more than entries in a record
 _PRUNED_MIN: Final = 4_096
 
 _Order = tuple[Epoch, Position, int, SourceId]
+_Place = tuple[Epoch, Position, int, int]
+"""(epoch, position, time, nth), as of SettledRows"""
 
 
 class _Pending(NamedTuple):
@@ -71,6 +74,7 @@ class Redelivery:
         self._prune_at = _PRUNED_MIN
         self._parked: dict[ParkedId, _Row] = {}
         self._waiting: deque[SentRows] = deque()
+        self._lines: dict[PartitionId, _Place] = {}  # by source, the last of what it has sent
         self._pending: list[_Pending] = []
 
     def run(self, records: Iterable[LoggedRecord], sent: Iterable[SentRows]) -> Iterator[SettledRows | SentRows]:
@@ -162,6 +166,11 @@ class Redelivery:
             source, position, time_ms, ref_epoch = arrival.source, arrival.position, arrival.time_ms, arrival.ref_epoch
             nth, held = arrival.nth, arrival.parked
         nth = nth * _NTH_SPAN + sent.entry  # what one record redrives may come here in several passes
+        place, last = (sent.effective, position, time_ms, nth), self._lines.get(sent.source)
+        if last is not None and arrival is None and place <= last:  # rule X9: nothing is overtaken
+            place = (last[0], last[1], last[2], last[3] + 1)
+            _, position, time_ms, nth = place
+        self._lines[sent.source] = place if last is None else max(place, last)
         made = Made(self._code)
         seen = dict[tuple[str, bytes], int]()
         session: Session | None = None
