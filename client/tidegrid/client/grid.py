@@ -38,7 +38,7 @@ from tidegrid.client.map import Map
 from tidegrid.client.moment import Moment, check_number
 from tidegrid.client.parked import ParkedWrite, Redriven, parked, redrive
 from tidegrid.client.regenerate import Progress as RegenerateProgress
-from tidegrid.client.regenerate import generations, regenerate
+from tidegrid.client.regenerate import first_epoch_after, generations, regenerate
 from tidegrid.client.routing import spec_message
 from tidegrid.client.snapshot import Snapshot, held_later
 from tidegrid.client.token import Token, token_of
@@ -302,7 +302,7 @@ class Grid:
         TriggerModuleError, InUseError (one at a time). When it is cancelled or fails, call it again to go on there.
         """
         if isinstance(start, datetime):
-            start = await self._closes.at(start, self._until(None)) + 1
+            start = await first_epoch_after(self._closes, start, self._until(None))
         check_number("start", start, 1, 1 << 63)
         return await regenerate(self._dispatcher, maps, start or 0, dry_run, workers, nice, share, rate, by, progress)
 

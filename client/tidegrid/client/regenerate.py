@@ -14,15 +14,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
+from tidegrid.client.closes import Closes
 from tidegrid.client.deploy import this_user
 from tidegrid.client.dispatcher import Dispatcher
-from tidegrid.grid.model.errors import GridError
+from tidegrid.grid.model.errors import EpochTooOldError, GridError
 from tidegrid.v1 import control_pb2, grid_pb2
 
 ASK_SECONDS: Final = 30.0  # until a question has to be answered; the work itself takes as long as it takes
 Progress = Callable[[grid_pb2.RegenerationProgress], None]
+
+
+async def first_epoch_after(closes: Closes, time: datetime, until: float) -> int:
+    """Raises EpochTooOldError: times are known as far back as history."""
+    try:
+        return await closes.at(time, until) + 1
+    except EpochTooOldError as error:
+        raise EpochTooOldError(
+            f"{error.message.partition(';')[0]}; name an epoch instead, as reads and `tidegrid history` show it, or leave it out",
+            **error.fields,
+        ) from None
 
 
 async def regenerate(

@@ -3079,6 +3079,7 @@ class RegenerationReport(google.protobuf.message.Message):
     GENERATIONS_FIELD_NUMBER: builtins.int
     SEEN_FROM_FIELD_NUMBER: builtins.int
     START_FIELD_NUMBER: builtins.int
+    FRESH_WRITES_FIELD_NUMBER: builtins.int
     hash: builtins.bytes
     """of the deployment"""
     acts_at: builtins.int
@@ -3097,6 +3098,8 @@ class RegenerationReport(google.protobuf.message.Message):
     """the epoch from which on they do"""
     start: builtins.int
     """as asked for"""
+    fresh_writes: builtins.int
+    """of `writes`, without those of an earlier run"""
     @property
     def refused(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RefusedWrite]:
         """some of those rejected and failed"""
@@ -3125,8 +3128,9 @@ class RegenerationReport(google.protobuf.message.Message):
         generations: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         seen_from: builtins.int = ...,
         start: builtins.int = ...,
+        fresh_writes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "as_of", b"as_of", "failed", b"failed", "generations", b"generations", "hash", b"hash", "maps", b"maps", "outputs", b"outputs", "parked", b"parked", "redriven", b"redriven", "refused", b"refused", "rejected", b"rejected", "seconds", b"seconds", "seen_from", b"seen_from", "start", b"start", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["acts_at", b"acts_at", "as_of", b"as_of", "failed", b"failed", "fresh_writes", b"fresh_writes", "generations", b"generations", "hash", b"hash", "maps", b"maps", "outputs", b"outputs", "parked", b"parked", "redriven", b"redriven", "refused", b"refused", "rejected", b"rejected", "seconds", b"seconds", "seen_from", b"seen_from", "start", b"start", "writes", b"writes"]) -> None: ...
 
 global___RegenerationReport = RegenerationReport
 

@@ -36,8 +36,18 @@ def test_readers_see_it_and_go_back(fresh: Served) -> None:
     assert call(server, "put", "orders.raw", "x,1", '{"amount": "50"}').code == 0
     shop.write_text(TRIGGERS.replace('"town":', '"place":'))
     assert call(server, "deploy", str(shop), "--yes").code == 0
+    for begin, said in (
+        ("0", "from 1 on"),
+        ("2026-01-31", "2026-01-31T00:00:00Z"),
+        ("99999999", "no epoch 99,999,999 yet"),
+    ):
+        assert said in call(server, "regenerate", "orders", "--yes", "--from", begin).err
+    assert "name an epoch instead" in call(server, "regenerate", "orders", "-n", "--from", "1999-01-01T00:00:00Z").err
+    assert "write MAP=N" in (bad := call(server, "generations", "--show", "orders")).err and bad.code == 2
     done = call(server, "regenerate", "orders", "--yes")
     assert done.code == 0 and "readers see generation 2 of orders from epoch" in done.out
+    again = call(server, "regenerate", "orders", "--dry-run")
+    assert "1 of them by a run before" in again.out and "/s)" not in again.out
     assert "place" in call(server, "get", "orders", "x,1").out
     assert "from " in call(server, "generations").out
     told = call(server, "why", "orders", "x,1")

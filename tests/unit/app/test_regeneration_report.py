@@ -15,7 +15,7 @@ from tidegrid.v1.grid_pb2 import (
 )
 
 REPORT = RegenerationReport(
-    hash=b"\x01" * 32, acts_at=900, as_of=1000, writes=5000, outputs=7000, rejected=2, failed=1, parked=3, redriven=4,
+    hash=b"\x01" * 32, acts_at=900, as_of=1000, writes=5_000, fresh_writes=5_000, outputs=7000, rejected=2, failed=1, parked=3, redriven=4,
     refused=[RefusedWrite(map="raw", key="(1,)", message="trigger 'make' rejected key (1,): no", failed=False)],
     maps=[
         GenerationDifference(

@@ -79,7 +79,7 @@ def instant_from(text: str, option: str = "--as-of") -> int | datetime:
         ) from None
     if time.tzinfo is None:
         raise ConfigurationError(
-            f"{option} {text!r} has no time zone, so it is no moment: write {text}Z, or {text}+02:00"
+            f"{option} {text!r} has no time zone, so it is no moment: write {time.isoformat()}Z, or {time.isoformat()}+02:00"
         )
     return time
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tidegrid.v1 import grid_pb2
 
 LINE_SECONDS: Final = 5.0
+_RUNNING: Final = ("raw writes", "routed outputs")  # the steps in which triggers run
 
 
 class RegenerationBar:
@@ -28,8 +29,8 @@ class RegenerationBar:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[words]}"),
                 TimeElapsedColumn(),
+                TextColumn("{task.fields[words]}"),
                 console=self._output.console(stderr=True),
                 transient=True,
             )
@@ -57,9 +58,11 @@ def done(found: grid_pb2.RegenerationProgress) -> float:
 
 
 def words(found: grid_pb2.RegenerationProgress) -> str:
-    parts = [f"{found.tasks_done} of {found.tasks} partitions", f"{found.writes:,} writes"]
-    if found.fresh_writes and found.seconds > 0:
-        parts.append(f"{found.fresh_writes / found.seconds:,.0f}/s")
+    parts = [f"{found.tasks_done} of {found.tasks} partitions"]
+    if found.step in _RUNNING:
+        parts.append(f"{found.writes:,} writes")
+        if found.fresh_writes and found.seconds > 0:
+            parts.append(f"{found.fresh_writes / found.seconds:,.0f}/s")
     if found.resumed:
         parts.append(f"{found.resumed} parts were done already")
     share = done(found)

@@ -10,7 +10,9 @@ from tidegrid.v1 import grid_pb2
 
 
 def report_lines(report: grid_pb2.RegenerationReport) -> Iterator[str]:
-    rate = f" ({report.writes / report.seconds:,.0f}/s)" if report.seconds else ""
+    earlier = report.writes - report.fresh_writes
+    rate = f" ({report.writes / report.seconds:,.0f}/s)" if report.seconds and not earlier else ""
+    rate += f", {earlier:,} of them by a run before" if earlier else ""
     span = f"of epoch {report.start:,} and later, up to" if report.start else "of before"
     yield (
         f"{report.writes:,} raw writes and routed outputs {span} epoch {report.acts_at:,} were run through {short(report.hash)} in "

@@ -151,6 +151,7 @@ class Regenerating:
             acts_at=plan.before,
             as_of=plan.through,
             start=plan.start,
+            fresh_writes=made.progress().fresh_writes,
             writes=tally.writes,
             outputs=tally.outputs,
             rejected=tally.rejected,

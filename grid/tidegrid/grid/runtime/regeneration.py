@@ -129,7 +129,7 @@ class Regeneration:
     async def _base(self, crew: Crew, folder: Path, everybody: list[PartitionId]) -> None:
         plan, files = self.plan, PosixFiles(folder)
         tasks = [Task(number, BASE, tuple(sorted(self._passes[number]))) for number in everybody]
-        self.step(WRITING, tasks)
+        self.step(WRITING, tasks, readings=0)
         left: list[Task] = []
         for task in tasks:
             identity = plan.identity(task.partition, BASE)
@@ -191,7 +191,7 @@ class Regeneration:
         for name in self.plan.maps:
             maps[name] = Difference()
         tasks = [Task(number, COMPARE, tuple(sorted(self._passes[number]))) for number in everybody]
-        self.step(COMPARING, tasks)
+        self.step(COMPARING, tasks, readings=2)
 
         def done(task: Task, answer: list[Any]) -> None:
             self._progress.tasks_done += 1
@@ -200,11 +200,11 @@ class Regeneration:
 
         await crew.work(tasks, done, lambda size, _: self._tell(size, 0))
 
-    def step(self, step: str, tasks: Sequence[Task] = ()) -> None:
-        """What comes next, in words."""
+    def step(self, step: str, tasks: Sequence[Task] = (), readings: int = 1) -> None:
+        """What comes next, in words. `readings`: how often each log is read; 0: it goes by the tasks that are done."""
         found = self._progress
         found.step, found.tasks_done, found.tasks, found.bytes_done = step, 0, len(tasks), 0
-        found.bytes = sum(self._log_bytes.get(task.partition, 0) for task in tasks)
+        found.bytes = readings * sum(self._log_bytes.get(task.partition, 0) for task in tasks)
         self._step_started = time.monotonic()
 
     def _tell(self, size: int, writes: int) -> None:

@@ -56,7 +56,8 @@ class Regenerations:
                 return current
             names = ", ".join(current.plan.maps)
             raise InUseError(
-                f"{names}: a regeneration of that is under way, and there is one at a time; wait until it is done, or stop it",
+                f"a regeneration of {names} is under way, and there is one at a time; wait until it is done, or stop the command "
+                "that has begun it (Ctrl-C)",
                 what="regeneration",
             )
         made = self._current = Regeneration(self._log, plan, options, self._bases, by is None)

@@ -90,6 +90,8 @@ def plan_of(
     emitted = {spec.name: spec for spec in control.maps_at(Epoch(control.closed + 1)).values() if spec.derived}
     maps = tuple(sorted(_checked(emitted, control, names)))
     before = deployed.acts_at
+    if start > control.closed:
+        raise ConfigurationError(f"there is no epoch {start:,} yet; the newest that is closed is {control.closed:,}")
     if start >= before:
         raise ConfigurationError(
             f"the code in force has made everything from epoch {before:,} on, so there is nothing to run again from {start:,} on"

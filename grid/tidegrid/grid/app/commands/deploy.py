@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from tidegrid.grid.app.confirmation import confirmed
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
 from tidegrid.grid.model.errors import ConfigurationError
@@ -75,7 +76,7 @@ async def deploy(
         show(plan)
         if asks and (output.as_json or not sys.stdin.isatty()):
             raise ConfigurationError("nobody can be asked here; say --yes to deploy this, or --dry-run to see the plan")
-        return not asks or typer.confirm("deploy this?", err=True)
+        return not asks or confirmed("deploy this?")
 
     async with call.connect() as grid:
         done = await grid.deploy(

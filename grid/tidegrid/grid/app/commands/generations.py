@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tidegrid.grid.app.invocation import Invocation, client_command
+from tidegrid.grid.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tidegrid.v1 import grid_pb2
@@ -83,7 +84,7 @@ def _numbers(texts: list[str]) -> dict[str, int]:
     for text in texts:
         name, separator, number = text.rpartition("=")
         if not separator or not name or not number.isdecimal():
-            raise typer.BadParameter(f"{text!r}: write MAP=N, such as flights=1")
+            raise ConfigurationError(f"{text!r} names no generation; write MAP=N, such as flights=1")
         made[name] = int(number)
     return made
 

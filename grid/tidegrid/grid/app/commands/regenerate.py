@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tidegrid.grid.app.arguments import instant_from
+from tidegrid.grid.app.confirmation import confirmed
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
 from tidegrid.grid.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tidegrid.client import Grid
+    from tidegrid.v1 import grid_pb2
 
 
 @client_command()
@@ -72,19 +78,30 @@ async def regenerate(
     if asks and (output.as_json or not sys.stdin.isatty()):
         raise ConfigurationError("nobody can be asked here; say --yes to switch, or --dry-run to see what would differ")
     begin = None if start is None else instant_from(start, "--from")
+    if begin == 0:
+        raise ConfigurationError(
+            "--from is an epoch from 1 on, or a time; leave it out to regenerate from the beginning"
+        )
     how = {"workers": workers, "nice": nice, "share": share, "rate": rate}
+
+    async def run(grid: Grid, *, look: bool) -> grid_pb2.RegenerationReport:
+        try:
+            with RegenerationBar(output) as bar:
+                return await grid.regenerate(*(maps or []), start=begin, dry_run=look, progress=bar, **how)  # type: ignore[arg-type]
+        except asyncio.CancelledError:
+            output.note("stopped; the same command goes on where it was")
+            raise
+
     async with call.connect() as grid:
-        with RegenerationBar(output) as bar:
-            report = await grid.regenerate(*(maps or []), start=begin, dry_run=dry_run or asks, progress=bar, **how)  # type: ignore[arg-type]
+        report = await run(grid, look=dry_run or asks)
         for line in report_lines(report):
             output.answer(line)
         if asks:
             output.flush()
-            if not typer.confirm("have readers see this?", err=True):
+            if not confirmed("have readers see this?"):
                 output.note("nothing was switched")
                 return ExitCode.REFUSED
-            with RegenerationBar(output) as bar:  # what is done is not done again
-                report = await grid.regenerate(*(maps or []), start=begin, progress=bar, **how)  # type: ignore[arg-type]
+            report = await run(grid, look=False)  # what is done is not done again
     if output.as_json:
         output.record(report_record(report))
     if dry_run:
