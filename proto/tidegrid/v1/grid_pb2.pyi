@@ -2165,16 +2165,22 @@ class SampleDifference(google.protobuf.message.Message):
     OUTPUTS_FIELD_NUMBER: builtins.int
     EXAMPLES_FIELD_NUMBER: builtins.int
     UNTRIED_FIELD_NUMBER: builtins.int
+    FAILED_BEFORE_FIELD_NUMBER: builtins.int
+    FAILED_AFTER_FIELD_NUMBER: builtins.int
     map: builtins.str
     writes: builtins.int
     same: builtins.int
     """exactly the same outputs"""
     rejected_before: builtins.int
+    """by a trigger that failed, too"""
     rejected_after: builtins.int
     unhandled: builtins.int
     """of a schema number that no trigger of the new code handles"""
     untried: builtins.str
     """why none was run; empty: they were"""
+    failed_before: builtins.int
+    """of those rejected: their trigger did not mean to"""
+    failed_after: builtins.int
     @property
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OutputChange]: ...
     @property
@@ -2191,8 +2197,10 @@ class SampleDifference(google.protobuf.message.Message):
         outputs: collections.abc.Iterable[global___OutputChange] | None = ...,
         examples: collections.abc.Iterable[global___SampleExample] | None = ...,
         untried: builtins.str = ...,
+        failed_before: builtins.int = ...,
+        failed_after: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["examples", b"examples", "map", b"map", "outputs", b"outputs", "rejected_after", b"rejected_after", "rejected_before", b"rejected_before", "same", b"same", "unhandled", b"unhandled", "untried", b"untried", "writes", b"writes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["examples", b"examples", "failed_after", b"failed_after", "failed_before", b"failed_before", "map", b"map", "outputs", b"outputs", "rejected_after", b"rejected_after", "rejected_before", b"rejected_before", "same", b"same", "unhandled", b"unhandled", "untried", b"untried", "writes", b"writes"]) -> None: ...
 
 global___SampleDifference = SampleDifference
 

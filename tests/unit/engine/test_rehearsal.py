@@ -175,8 +175,13 @@ def test_rejections_old_and_new() -> None:
     told = [(example.map, example.before, example.after) for example in found.examples]
     assert told == [
         ("", "rejected: two", "0 outputs"),
-        ("", "0 outputs", "rejected: ZeroDivisionError: division by zero"),
+        ("", "0 outputs", "failed, f, line 9: ZeroDivisionError: division by zero"),
     ]
+    assert (found.failed_before, found.failed_after) == (0, 1)
+    failing = difference(shelf, coming, coming)
+    assert failing is not None and (failing.same, failing.failed_before, failing.failed_after) == (3, 1, 1)
+    (one,) = failing.examples
+    assert one.before == one.after == told[1][2], "why it fails is told, though it did before"
 
 
 def test_writes_of_a_schema_that_nothing_handles() -> None:

@@ -70,6 +70,8 @@ def _sample_record(sample: grid_pb2.SampleDifference) -> dict[str, Any]:
         "same": sample.same,
         "rejected_before": sample.rejected_before,
         "rejected_after": sample.rejected_after,
+        "failed_before": sample.failed_before,
+        "failed_after": sample.failed_after,
         "unhandled": sample.unhandled,
         "outputs": [
             {
@@ -190,7 +192,11 @@ def _samples(samples: Iterable[grid_pb2.SampleDifference]) -> Iterator[str]:
             f"{different} would come out differently" if different else "the same would come out"
         )
         if sample.rejected_after or sample.rejected_before:
-            yield f"  rejected: {sample.rejected_before} by the code that is active, {sample.rejected_after} by this"
+            before, after = sample.rejected_before - sample.failed_before, sample.rejected_after - sample.failed_after
+            if before or after:
+                yield f"  rejected: {before} by the code that is active, {after} by this"
+            if sample.failed_before or sample.failed_after:
+                yield f"  failed: {sample.failed_before} by the code that is active, {sample.failed_after} by this"
         if sample.unhandled:
             yield f"  {sample.unhandled} with a schema number that no trigger handles"
         for output in sample.outputs:

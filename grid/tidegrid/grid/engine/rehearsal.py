@@ -153,6 +153,7 @@ class Rehearsal:
         self._references = references
         self._seed = seed
         self._outputs: dict[str, OutputChange] = {}
+        self._told: set[str] = set()  # why writes were refused
 
     def run(self, write: SampledWrite) -> None:
         if write.schema < 0:
@@ -162,6 +163,8 @@ class Rehearsal:
         found.writes += 1
         found.rejected_before += isinstance(before, Rejection)
         found.rejected_after += isinstance(after, Rejection)
+        found.failed_before += isinstance(before, Rejection) and before.failed
+        found.failed_after += isinstance(after, Rejection) and after.failed
         found.unhandled += self._is_unhandled(write)
         if isinstance(before, Rejection) or isinstance(after, Rejection):
             self._compare_rejections(write, before, after)
@@ -201,14 +204,12 @@ class Rehearsal:
     def _compare_rejections(
         self, write: SampledWrite, before: Sequence[Output] | Rejection, after: Sequence[Output] | Rejection
     ) -> None:
-        told = tuple(
-            f"rejected: {side.reason}" if isinstance(side, Rejection) else f"{len(side)} outputs"
-            for side in (before, after)
-        )
-        if isinstance(before, Rejection) and isinstance(after, Rejection) and before.reason == after.reason:
-            self.difference.same += 1
-        else:
-            self._example("", write.key, *told)
+        same = isinstance(before, Rejection) and isinstance(after, Rejection) and before.reason == after.reason
+        self.difference.same += same
+        if not same or (isinstance(after, Rejection) and after.failed and after.reason not in self._told):
+            self._example("", write.key, _outcome(before), _outcome(after))
+        if isinstance(after, Rejection):
+            self._told.add(after.reason)
 
     def _compare(self, before: Sequence[Output], after: Sequence[Output]) -> bool:
         """Whether anything differs; counts it."""
@@ -251,6 +252,12 @@ class Rehearsal:
         examples = self.difference.examples
         if len(examples) < EXAMPLES_MAX:
             examples.add(map=map_name, key=shortened(repr(decode_key(key))), before=before, after=after)
+
+
+def _outcome(side: Sequence[Output] | Rejection) -> str:
+    if not isinstance(side, Rejection):
+        return f"{len(side)} outputs"
+    return f"failed, {side.trigger}, line {side.line}: {side.reason}" if side.failed else f"rejected: {side.reason}"
 
 
 _Written = tuple[int, bytes | None]

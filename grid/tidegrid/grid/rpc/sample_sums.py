@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tidegrid.grid.engine.rehearsal import EXAMPLES_MAX
 from tidegrid.v1.grid_pb2 import OutputChange, SampleDifference
 
-_COUNTS = ("writes", "same", "rejected_before", "rejected_after", "unhandled")
+_COUNTS = ("writes", "same", "rejected_before", "rejected_after", "failed_before", "failed_after", "unhandled")
 _OUTPUT_COUNTS = ("before", "after", "added", "removed", "changed")
 
 
