@@ -103,7 +103,7 @@ def alike(first: Delivery, waiting: Iterable[Delivery]) -> Sequence[Delivery]:
     for one in waiting:
         if one.effective != first.effective:
             continue
-        if one.triggered or one.line in left:
+        if one.triggered or (left and one.line in left):
             left.add(one.line)
         else:
             found.append(one)

@@ -150,7 +150,7 @@ class Partition:
             ripe = not delivery.triggered or (
                 delivery.effective < epoch and (in_flight is None or delivery.effective < in_flight)
             )
-            if ripe and delivery.line not in waiting:
+            if ripe and (not waiting or delivery.line not in waiting):
                 return delivery
             waiting.add(delivery.line)
         return None
