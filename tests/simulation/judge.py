@@ -104,6 +104,8 @@ class Judge:
         self.valid: dict[RequestId, tuple[int, int]] = {}  # (version, epoch)
         self.positions_of: dict[RequestId, int] = {}
         self.refused: dict[RequestId, str] = {}
+        # Refusals are not remembered for named sessions, so a late copy, with which a worker is stopped, is parked.
+        self.parked_late: set[RequestId] = set()
         self.groups: dict[bytes, list[RequestId]] = {}  # what belongs together
         self._touched: set[bytes] = set()  # groups of which something came with the last append
         self.group_of: dict[RequestId, bytes] = {}
@@ -252,9 +254,7 @@ class Judge:
             key, value, op, version = section.keys[row], section.values[row], section.ops[row], section.versions[row]
             request = requests[starts[at] + row]
             if starts[at] + row in stopped and request[0][0] == NAMED_SESSION:
-                self.refused.pop(
-                    request, None
-                )  # not remembered, so a late copy, with which a worker was stopped, is parked
+                self.parked_late.add(request)
             self._write(request, name, key, None if op == DELETE else value, version, position, record)
             if name == "raw":
                 content = None if op == DELETE else unpack(value)
@@ -352,7 +352,7 @@ class Judge:
     ) -> None:
         if request in self.valid:
             raise Violation(f"I7: {_shown(request)} is in the log twice")
-        if request in self.refused:
+        if request in self.refused and request not in self.parked_late:
             raise Violation(f"I12: {_shown(request)} is in the log, its client was told: {self.refused[request]}")
         sent = self.sent.get(request)
         if sent is None or (sent.map, sent.key, sent.value) != (name, key, value):
@@ -450,7 +450,7 @@ class Judge:
 
     def told_refused(self, request: RequestId, error: GridError) -> None:
         """The client has got a refusal that is final."""
-        if request in self.valid:
+        if request in self.valid and request not in self.parked_late:
             raise Violation(f"I12: {_shown(request)} was refused ({error}) and is in the log")
         self.refused[request] = str(error)
 
