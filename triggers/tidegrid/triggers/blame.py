@@ -1,4 +1,4 @@
-"""Which line of the author's code an exception came from.
+"""Which line of the author's code an exception, or an output, came from.
 
 A frame is the author's if its globals are the namespace of the module: this holds for source that never was a file,
 and passes over the frames of libraries that the module calls. The innermost such frame is the one to name.
@@ -6,6 +6,7 @@ and passes over the frames of libraries that the module calls. The innermost suc
 
 from __future__ import annotations
 
+from types import GeneratorType
 from typing import Any, Final
 
 from tidegrid.grid.model.errors import GridError
@@ -25,6 +26,12 @@ def line_of(error: BaseException, namespace: dict[str, Any]) -> int:
     if not line and error.__cause__ is not None:  # a generator that raises StopIteration, say
         return line_of(error.__cause__, namespace)
     return line
+
+
+def yielded_at(produced: object, namespace: dict[str, Any]) -> int:
+    """Line in the module where this generator stands; 0 if it has ended, or its code is not the module's: a library's."""
+    frame = produced.gi_frame if type(produced) is GeneratorType else None
+    return frame.f_lineno if frame is not None and frame.f_globals is namespace else 0
 
 
 def text_of(error: BaseException) -> str:
