@@ -272,3 +272,35 @@ def test_the_default_budget_is_that_of_the_limits():
     test = TriggerTest(ENDLESS.format(budget=None, on_error="reject"), limits=Limits(trigger_seconds=0.05))
     rejected = test.put("raw", "a", "wild").rejected
     assert rejected is not None and "its budget of 0.05 s" in rejected.reason
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ('Put("cooked", write.key)', "Missing required argument 'value'; an output is Put(map, key, value)"),
+        ('Merge("cooked", write.key)', "Missing required argument 'operand'; an output is Merge(map, key, operand)"),
+        ('Delete("cooked", write.key, 1)', "Extra positional arguments provided; an output is Delete(map, key)"),
+        ('Put("cooked", write.key, valeu=1)', "argument 'valeu'; an output is Put(map, key, value)"),
+        ('Put("cooked", write.key, 1, key=2)', "by name and position; an output is Put(map, key, value)"),
+        ('outputs.Event("cooked")', "Missing required argument 'key'; an output is Event(map, key, value)"),
+        ('P("cooked", 1) if 1 else Delete("cooked", 1)', "argument 'value'; an output is Put(map, key, value)"),
+        ("Own()", "TypeError: Missing required argument 'value'"),
+    ],
+)
+def test_what_is_missing_in_an_output_is_told_with_its_name(output, says):
+    source = f"""
+import msgspec
+from tidegrid.triggers import *
+from tidegrid.triggers import outputs
+class Own(msgspec.Struct):
+    value: int
+P = Put
+table("raw")
+table("cooked")
+@trigger(on="raw", emits="cooked")
+def cook(write):
+    yield {output}
+"""
+    rejected = TriggerTest(source).put("raw", "a", 1).rejected
+    assert rejected is not None and rejected.line == 12
+    assert rejected.reason.startswith("TypeError: ") and rejected.reason.endswith(says)
