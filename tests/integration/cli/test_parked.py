@@ -104,6 +104,20 @@ def test_a_map_that_does_not_exist_is_not_answered_with_nothing(serving: Served)
     assert "nothing is parked" in call(serving, "parked", "orders.raw").err
 
 
+def test_why_there_is_no_row_of_a_parked_write(serving: Served) -> None:
+    put(serving, 1, "5")
+    put(serving, 2, "2.5")
+    (parked,) = call(serving, "parked", "--json").records
+    told = call(serving, "why", "orders", "north,2")
+    assert (told.code, told.out) == (1, "") and "map 'orders' has no version of the key [\"north\", 2]" in told.err
+    assert f"write {parked['id']} to 'orders.raw' with this key is parked" in told.err
+    assert "see `tidegrid parked orders.raw`" in told.err
+    other = call(serving, "why", "orders", "north,9").err
+    assert "with this key" not in other and "1 write is parked, without outputs: see `tidegrid parked`" in other
+    assert "parked" not in call(serving, "why", "orders", "north,2", "--as-of", "1").err
+    assert "parked" not in call(serving, "why", "orders.raw", "north,9").err
+
+
 async def test_the_json_gateway_tells(fresh: Served) -> None:
     (fresh.directory / "orders.py").write_text(BROKEN)
     fresh.start("--triggers", "orders.py", "--memory")
