@@ -329,8 +329,14 @@ class Grid:
         return await resume(self._dispatcher, trigger, self._deadline if deadline is None else deadline)
 
     async def parked(self, map: str | None = None, *, deadline: float | None = None) -> list[ParkedWrite]:
-        """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all."""
-        return await parked(self._dispatcher, map, self._until(deadline))
+        """The writes that are stored and whose triggers failed (`on_error="park"`), of one map or of all. Raises UnknownMapError."""
+        return await self._parked(map, self._until(deadline))
+
+    async def _parked(self, name: str | None, until: float) -> list[ParkedWrite]:
+        found = await parked(self._dispatcher, name, until)
+        if name is not None and not found:
+            await self.map(name).spec()  # nothing is parked of a map that does not exist, but that is not the answer
+        return found
 
     async def redrive(
         self,
@@ -345,12 +351,12 @@ class Grid:
 
         Their outputs are of the epoch of now. One whose key has a later version is refused as "superseded", since old
         outputs would go over newer ones: `force` does it all the same. `drop` forgets them, and makes nothing of them.
-        Raises CallerError.
+        Raises CallerError, UnknownMapError.
         """
         if bool(ids) + (map is not None) + all != 1:
             raise CallerError("say which parked writes: by their ids, map=..., or all=True")
         until = self._until(deadline)
-        chosen = ids or [write.id for write in await parked(self._dispatcher, map, until)]
+        chosen = ids or [write.id for write in await self._parked(map, until)]
         return await redrive(self._dispatcher, chosen, force=force, drop=drop, until=until)
 
     async def status(self, *, deadline: float | None = None) -> list[MemberStatus]:

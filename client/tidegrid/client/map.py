@@ -15,6 +15,7 @@ from tidegrid.client.dispatcher import Dispatcher, closed_error
 from tidegrid.client.entry import Ack, Entry, Outcome
 from tidegrid.client.feed import BUFFER_BYTES, PATIENCE_SECONDS, Feed
 from tidegrid.client.history import Version, history
+from tidegrid.client.map_key import key_encoder
 from tidegrid.client.moment import LATEST, Consistency, Moment, check_number
 from tidegrid.client.rows import AsyncRows, IterableRows, Rows
 from tidegrid.client.scan import scan
@@ -54,6 +55,7 @@ class Map:
         self._loop = asyncio.get_running_loop()
         self._limits = Limits()
         self._key_bytes_max = self._limits.key_bytes_max
+        self._key: Callable[[object], bytes] = encode_key  # checks, too, once the map's spec is known
         self._partitions = 0  # 0: the map's spec is not known yet
         self._affinity = 0
         self._schema = 0
@@ -84,6 +86,7 @@ class Map:
             raise UnknownMapError.of(self.name, routing.maps)
         self._limits = routing.limits
         self._key_bytes_max = routing.limits.key_bytes_max
+        self._key = key_encoder(spec, routing.limits.key_bytes_max)
         self._affinity, self._schema = spec.affinity, spec.schema
         self._partition_of = Partitioner(len(routing.owners), spec.affinity).of
         self._columns = [_SEALED] * len(routing.owners)
@@ -153,9 +156,7 @@ class Map:
             return await self._closed(ack, again, until)
         if not self._partitions:
             await self._resolve()
-        return await self._write(
-            encode_key(key, self._key_bytes_max), b"", if_version, False, schema, deadline, delete=True
-        )
+        return await self._write(self._key(key), b"", if_version, False, schema, deadline, delete=True)
 
     async def _write(
         self,
@@ -286,13 +287,14 @@ class Map:
         `max_staleness`: the latest, once the node's last close is no older than so many seconds. What is not closed
         yet is waited for until the deadline; with `wait=False` that is a NotClosedError at once.
         `consistency="linearizable"`: also all that anybody was acknowledged before this call (docs/time.md).
-        Raises EpochTooOldError, EpochTooNewError, and WrongKindError on a stream.
+        Raises InvalidKeyError for what is no key of the map, EpochTooOldError, EpochTooNewError, and WrongKindError on a
+        stream.
         """
         if not self._partitions:
             await self._resolve()
         expires = self._expires(deadline)
         moment = await self._moment(as_of, at_least, wait, max_staleness, consistency, expires=expires)
-        return await self._request(encode_key(key, self._key_bytes_max), moment, expires)
+        return await self._request(self._key(key), moment, expires)
 
     async def get_many(
         self,
@@ -312,7 +314,8 @@ class Map:
         moment = await self._one_cut(
             await self._moment(as_of, at_least, wait, max_staleness, consistency, expires=expires), expires
         )
-        futures = [self._request(encode_key(key, self._key_bytes_max), moment, expires) for key in keys]
+        encoded = list(map(self._key, keys))
+        futures = [self._request(key, moment, expires) for key in encoded]
         try:
             return await asyncio.gather(*futures)
         except BaseException:
@@ -394,7 +397,7 @@ class Map:
         self._check_open()
         check_number("after", after, 0, 1 << 64)
         check_number("through", through, 1, 1 << 64)
-        encoded = encode_key(key, self._key_bytes_max)
+        encoded = self._key(key)
         seconds = self._deadline if deadline is None else deadline
         found = history(self._dispatcher, self.name, self._partition_of(encoded), encoded, after, through or 0, seconds)
         async for version in found:
@@ -411,7 +414,7 @@ class Map:
         """
         if not self._partitions:
             await self._resolve()
-        expires, encoded = self._expires(deadline), encode_key(key, self._key_bytes_max)
+        expires, encoded = self._expires(deadline), self._key(key)
         moment = await self._moment(as_of, None, True, None, "causal", expires=expires)
         return await why(self._dispatcher, self.name, self._partition_of(encoded), encoded, moment, rows, expires)
 

@@ -63,8 +63,14 @@ class EffectsRun:
     async def __aenter__(self) -> EffectsRun:
         """Raises InUseError, WrongGridError, UnknownMapError, ConfigurationError, EpochTooNewError (of `start`)."""
         try:
-            await self._state.open(self._grid.id)
+            effects = [(effect.name, effect.on) for effect in self._module.effects]
+            for _, map_name in effects:
+                await self._grid.map(map_name).spec()
             start = await self._first_epoch()
+            await self._state.open(
+                self._grid.id
+            )  # a start that the grid refuses leaves no file, which would be bound to it
+            await self._state.check(effects)
             self._runners = [EffectRunner(effect, self._around) for effect in self._module.effects]
             for runner in self._runners:
                 await runner.begin(start)

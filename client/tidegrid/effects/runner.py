@@ -130,9 +130,8 @@ class EffectRunner:
     # Life ---------------------------------------------------------------------------------------------------------
 
     async def begin(self, start: int) -> None:
-        """Finds the cursor; it is at `start` if there is none yet, and from now on. Raises UnknownMapError."""
+        """Finds the cursor; it is at `start` if there is none yet, and from now on."""
         effect, state = self.effect, self._around.state
-        await self._around.grid.map(effect.on).spec()
         cursor, beyond = await state.begin(effect.name, effect.on, start)
         self._ledger = Ledger(cursor.epoch, beyond)
         self._written = cursor.epoch

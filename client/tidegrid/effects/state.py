@@ -103,6 +103,10 @@ class State:
     async def cursors(self) -> list[Cursor]:
         return await self._run(self._opened().cursors)
 
+    async def check(self, effects: Iterable[tuple[str, str]]) -> None:
+        """See `StateFile.check`."""
+        await self._run(partial(self._opened().check, list(effects)))
+
     async def begin(self, effect: str, map_name: str, epoch: int) -> tuple[Cursor, list[Place]]:
         """See `StateFile.begin`."""
         return await self._run(partial(self._opened().begin, effect, map_name, epoch))

@@ -133,6 +133,9 @@ class StateFile:
                 what=str(self.path),
             ) from None
         with self._transaction():
+            self._connection.execute(  # a start that was cut short: the file says nothing of any grid yet
+                "DELETE FROM tidegrid_effects_grid WHERE NOT EXISTS (SELECT 1 FROM tidegrid_effects)"
+            )
             self._connection.execute(
                 "INSERT INTO tidegrid_effects_grid SELECT ? WHERE NOT EXISTS (SELECT 1 FROM tidegrid_effects_grid)",
                 (grid_id.hex(),),
@@ -158,19 +161,26 @@ class StateFile:
         )
         return [Cursor(*row) for row in found]
 
+    def check(self, effects: Iterable[tuple[str, str]]) -> None:
+        """(name, map) of effects that are to begin. Raises ConfigurationError for one that was on another map."""
+        known = {cursor.effect: cursor.map for cursor in self.cursors()}
+        for effect, map_name in effects:
+            before = known.get(effect, map_name)
+            if before != map_name:
+                raise ConfigurationError(
+                    f"effect {effect!r} was on map {before!r} according to {self.path}, and is on {map_name!r} now; "
+                    "its cursor means nothing there: give it another name",
+                    effect=effect,
+                )
+
     def begin(self, effect: str, map_name: str, epoch: int) -> tuple[Cursor, list[Place]]:
-        """Where the effect is, and what is settled beyond; at `epoch` if it has never run. Raises ConfigurationError."""
+        """Where the effect is, and what is settled beyond; at `epoch` if it has never run. After `check`."""
         with self._transaction():
             self._connection.execute(
                 "INSERT OR IGNORE INTO tidegrid_effects VALUES (?, ?, ?, 0, 0)", (effect, map_name, epoch)
             )
         cursor = next(cursor for cursor in self.cursors() if cursor.effect == effect)
-        if cursor.map != map_name:
-            raise ConfigurationError(
-                f"effect {effect!r} was on map {cursor.map!r} according to {self.path}, and is on {map_name!r} now; "
-                "its cursor means nothing there: give it another name",
-                effect=effect,
-            )
+        assert cursor.map == map_name
         beyond = self._connection.execute(
             "SELECT epoch, partition, position, idx FROM tidegrid_effects_beyond WHERE effect = ? AND epoch > ?",
             (effect, cursor.epoch),

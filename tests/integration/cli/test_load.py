@@ -35,7 +35,7 @@ def test_a_repeated_load_changes_nothing(served: Served, tmp_path: Path) -> None
     assert [entry["value"]["amount"] for entry in entries] == list(range(50, 150))
     assert {entry["version"] for entry in entries} == {1}
     people = call(served, "load", "orders.raw", str(renamed))
-    assert "0 rows written, 100 were already there" in people.out
+    assert "0 rows written, 100 left alone, as they were loaded before (--again writes them anew)" in people.out
 
 
 def test_again_and_an_edited_file_write_again(served: Served, tmp_path: Path) -> None:
@@ -102,13 +102,19 @@ def test_what_cannot_be_loaded(
         Path(path).write_text(content)
     result = call(served, "load", "orders.raw", path, *options)
     assert result.code == 2 and says in result.err and "Traceback" not in result.err
+    assert "rows written" not in result.out + result.err
 
 
 def test_a_file_that_breaks_off_is_loaded_so_far(served: Served, tmp_path: Path) -> None:
     file = tmp_path / "orders.csv"
-    file.write_bytes(b"shop,number,amount\nbreaks,1,1\n" + b"breaks,2,caf\xe9\n")
+    rows = b"".join(b"breaks,%d,1\n" % number for number in range(5_000))  # it is read by the block
+    file.write_bytes(b"shop,number,amount\n" + rows + b"breaks,5000,caf\xe9\n")
     result = call(served, "load", "orders.raw", str(file))
-    assert result.code == 2 and "not UTF-8" in result.err
+    assert (
+        result.code == 2
+        and "not UTF-8" in result.err
+        and f" {len(orders(served, 'breaks')):,} rows written" in result.out
+    )
     derived = call(served, "load", "orders", str(write_csv(tmp_path / "derived.csv", "x", [1])), "--json")
     assert derived.code == 1 and "DERIVED_MAP" in derived.err
 

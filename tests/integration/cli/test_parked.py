@@ -84,6 +84,40 @@ def test_what_to_redrive_has_to_be_said(words: tuple[str, ...]) -> None:
     assert done.code == 2 and "say what to redrive" in done.err
 
 
+@pytest.mark.parametrize("words", [("redrive", "3.1"), ("redrive", "1.2.3", "3."), ("3.1",), ("list", "3.1.x")])
+def test_half_an_id_is_told_the_form(words: tuple[str, ...]) -> None:
+    done = call("localhost:1", "parked", *words)
+    assert done.code == 2 and f"'{words[-1]}' is neither a map nor an id" in done.err
+    assert "PARTITION.POSITION.ROW, such as 3.1042.0" in done.err
+
+
+def test_an_id_cannot_be_listed() -> None:
+    done = call("localhost:1", "parked", "3.1042.0")
+    assert done.code == 2 and "3.1042.0 is an id; to list, give a map or nothing" in done.err
+
+
+def test_a_map_that_does_not_exist_is_not_answered_with_nothing(serving: Served) -> None:
+    for words in (("order.raw",), ("redrive", "order.raw"), ("list", "order.raw", "--json")):
+        done = call(serving, "parked", *words)
+        assert done.code != 0 and "nothing is parked" not in done.out + done.err
+        assert "order.raw" in done.err and "orders.raw" in done.err
+    assert "nothing is parked" in call(serving, "parked", "orders.raw").err
+
+
+def test_why_there_is_no_row_of_a_parked_write(serving: Served) -> None:
+    put(serving, 1, "5")
+    put(serving, 2, "2.5")
+    (parked,) = call(serving, "parked", "--json").records
+    told = call(serving, "why", "orders", "north,2")
+    assert (told.code, told.out) == (1, "") and "map 'orders' has no version of the key [\"north\", 2]" in told.err
+    assert f"write {parked['id']} to 'orders.raw' with this key is parked" in told.err
+    assert "see `tidegrid parked orders.raw`" in told.err
+    other = call(serving, "why", "orders", "north,9").err
+    assert "with this key" not in other and "1 write is parked, without outputs: see `tidegrid parked`" in other
+    assert "parked" not in call(serving, "why", "orders", "north,2", "--as-of", "1").err
+    assert "parked" not in call(serving, "why", "orders.raw", "north,9").err
+
+
 async def test_the_json_gateway_tells(fresh: Served) -> None:
     (fresh.directory / "orders.py").write_text(BROKEN)
     fresh.start("--triggers", "orders.py", "--memory")

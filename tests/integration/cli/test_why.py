@@ -44,8 +44,9 @@ def test_no_version_is_exit_code_1(served: Served) -> None:
         "map": "orders", "key": ["nowhere", 1], "found": False,
     }  # fmt: skip
     missing = call(served, "why", "orders", "nowhere,1")
-    assert (missing.code, missing.out, missing.err) == (1, "", "no version\n")
-    assert call(served, "why", "orders", "nowhere,1", "--as-of", "1").err == "no version as of then\n"
+    says = "map 'orders' has no version of the key [\"nowhere\", 1]"
+    assert (missing.code, missing.out, missing.err) == (1, "", f"{says}\n")
+    assert call(served, "why", "orders", "nowhere,1", "--as-of", "1").err == f"{says} as of 1\n"
 
 
 @pytest.mark.parametrize(

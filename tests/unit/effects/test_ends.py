@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sqlite3
 from pathlib import Path
@@ -270,6 +271,45 @@ async def test_what_is_refused(state: Path, tmp_path: Path) -> None:
     async with connect("node0:1", transport=fake.transport()) as grid:
         with pytest.raises(WrongGridError, match="another file"):
             await enter(good)
+
+
+async def test_a_start_that_is_refused_leaves_no_trace(tmp_path: Path, state: Path) -> None:
+    fake, outside = grid_of(), Outside()
+    good = module_of((outside.take, {}))
+    async with connect("node0:1", transport=fake.transport()) as grid:
+        for refused, module, options in (
+            (UnknownMapError, module_of((outside.take, {"on": "streem"})), {}),
+            (UnknownMapError, module_of((outside.take, {}), (outside.take, {"on": "streem", "name": "other"})), {}),
+            (ConfigurationError, good, {"start": "then"}),
+        ):
+            with pytest.raises(refused):
+                async with run_effects(grid, module, state=state, **options):
+                    pass
+            assert not os.listdir(tmp_path)
+        async with run_effects(grid, good, state=state, start="begin"):
+            pass
+        moved = module_of((outside.take, {"name": "new"}), (outside.take, {"on": "t"}))
+        with pytest.raises(ConfigurationError, match="another name"):
+            async with run_effects(grid, moved, state=state):
+                pass
+    file = StateFile(state)
+    assert [cursor.effect for cursor in file.cursors()] == ["take"]
+    file.close()
+
+
+async def test_a_file_without_a_cursor_is_of_no_grid(state: Path) -> None:
+    """As a start leaves it that is killed at its beginning."""
+    file = StateFile(state)
+    file.lock(b"H" * 16)
+    file.close()
+    fake, outside = grid_of(), Outside()
+    good = module_of((outside.take, {}))
+    async with connect("node0:1", transport=fake.transport()) as grid, run_effects(grid, good, state=state):
+        pass
+    file = StateFile(state)
+    with pytest.raises(WrongGridError):
+        file.lock(b"H" * 16)
+    file.close()
 
 
 async def test_a_grid_that_goes_away_and_comes_back(state: Path) -> None:

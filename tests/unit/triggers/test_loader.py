@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 import sys
 from types import ModuleType
 
@@ -224,3 +225,25 @@ def test_the_module_knows_its_name():
     module = sys.modules[deployment.triggers[0].function.__module__]
     assert isinstance(module, ModuleType)
     assert module.__name__.endswith(".flights")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ('@trigger(on="raw", emit="out")\ndef f(write): ...\n', "'emit'[;.] [dD]id you mean '?emits\\b"),
+        ('table("raw")\ntable("out", lik="raw")\n', "'lik'[;.] [dD]id you mean '?like\\b"),
+        ('@effect(on="raw", retry=3)\ndef f(event): ...\n', "'retry'[;.] [dD]id you mean '?retries\\b"),
+        (
+            'from tidegrid.triggers import shelf\nshelf.selected(on="a", emits="b", column=["x"])\n',
+            "'column'[;.] [dD]id you mean '?columns\\b",
+        ),
+        (
+            'import tidegrid.triggers as t\n@t.trigger(on="a", budgets=1)\ndef f(write): ...\n',
+            "'budgets'[;.] [dD]id you mean '?budget\\b",
+        ),
+        ('table("raw", zzz=1)\n', "argument 'zzz'$"),
+    ],
+)
+def test_a_misspelt_option_is_told_the_right_one(source: str, says: str) -> None:
+    told = refused(source).message
+    assert "its code failed while it was loaded: TypeError: " in told and re.search(says, told)

@@ -31,8 +31,8 @@ def example(name, **options):
     return TriggerTest(examples(name)[0], **options)
 
 
-def module(lines):
-    return TriggerTest(f"from tidegrid.triggers import *\nfrom tidegrid.triggers import shelf\n{lines}\n")
+def module(lines, **options):
+    return TriggerTest(f"from tidegrid.triggers import *\nfrom tidegrid.triggers import shelf\n{lines}\n", **options)
 
 
 RAW = "table('raw', key=('k',)); table('out', like='raw'); stream('events')\n"
@@ -56,6 +56,21 @@ def test_the_examples_load_and_keep_the_contract(name):
     assert findings("example", source) == []
     code = inspect.getsource(sys.modules[f"tidegrid.triggers.shelf.{name}"])
     assert findings(name, code) == []
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_is_refused_of_an_item_names_the_line_of_the_call(strict):
+    test = module(f"{RAW}shelf.validated(on='raw', emits='events', schema={{}})", strict=strict)  # a Put for a stream
+    rejected = test.put("raw", "a", 1).rejected
+    assert rejected is not None and rejected.line == 4 and "is a stream" in rejected.reason
+
+
+def test_what_varies_of_an_item_names_the_line_of_the_call():
+    casts = "casts = []\ndef odd(value):\n    casts.append(value)\n    return len(casts)\n"
+    test = module(f"{RAW}{casts}\nshelf.selected(on='raw', emits='out', columns={{'a': ('a', odd)}})")
+    with pytest.raises(TriggerModuleError) as raised:
+        test.put("raw", "a", {"a": 1})
+    assert raised.value.fields["line"] == 9 and raised.value.fields["rule"] == "deterministic"
 
 
 # audited ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The package that authors test their triggers with."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tidegrid.grid.model.errors import (
     UnknownSchemaError,
 )
 from tidegrid.grid.model.keys import encode_key
+from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.triggers import Delete, Event, Put
@@ -239,3 +241,66 @@ def make(write):
     yield Put("out", write.key, os.getpid())
 """
     assert TriggerTest(source).put("raw", "a", 1).outputs[0].value == os.getpid()
+
+
+ENDLESS = """
+from tidegrid.triggers import *
+table("raw")
+table("cooked")
+@trigger(on="raw", emits="cooked", budget={budget}, on_error="{on_error}")
+def cook(write):
+    while write.value == "wild":
+        pass
+    yield Put("cooked", write.key, write.value)
+"""
+
+
+@pytest.mark.parametrize("on_error", ["reject", "park"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_trigger_that_does_not_end_is_stopped_as_a_node_stops_it(on_error, strict):
+    before = threading.active_count()
+    test = TriggerTest(ENDLESS.format(budget=0.05, on_error=on_error), strict=strict)
+    rejected = test.put("raw", "a", "wild").rejected
+    assert rejected is not None and rejected.reason == "it ran for longer than its budget of 0.05 s"
+    assert (rejected.trigger, rejected.failed, rejected.parks) == ("cook", True, on_error == "park")
+    assert rejected.line in (7, 8)
+    assert test.put("raw", "a", "mild").outputs == [Put("cooked", ("a",), "mild")]  # nothing is left to come
+    assert threading.active_count() == before
+
+
+def test_the_default_budget_is_that_of_the_limits():
+    test = TriggerTest(ENDLESS.format(budget=None, on_error="reject"), limits=Limits(trigger_seconds=0.05))
+    rejected = test.put("raw", "a", "wild").rejected
+    assert rejected is not None and "its budget of 0.05 s" in rejected.reason
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ('Put("cooked", write.key)', "Missing required argument 'value'; an output is Put(map, key, value)"),
+        ('Merge("cooked", write.key)', "Missing required argument 'operand'; an output is Merge(map, key, operand)"),
+        ('Delete("cooked", write.key, 1)', "Extra positional arguments provided; an output is Delete(map, key)"),
+        ('Put("cooked", write.key, valeu=1)', "argument 'valeu'; an output is Put(map, key, value)"),
+        ('Put("cooked", write.key, 1, key=2)', "by name and position; an output is Put(map, key, value)"),
+        ('outputs.Event("cooked")', "Missing required argument 'key'; an output is Event(map, key, value)"),
+        ('P("cooked", 1) if 1 else Delete("cooked", 1)', "argument 'value'; an output is Put(map, key, value)"),
+        ("Own()", "TypeError: Missing required argument 'value'"),
+    ],
+)
+def test_what_is_missing_in_an_output_is_told_with_its_name(output, says):
+    source = f"""
+import msgspec
+from tidegrid.triggers import *
+from tidegrid.triggers import outputs
+class Own(msgspec.Struct):
+    value: int
+P = Put
+table("raw")
+table("cooked")
+@trigger(on="raw", emits="cooked")
+def cook(write):
+    yield {output}
+"""
+    rejected = TriggerTest(source).put("raw", "a", 1).rejected
+    assert rejected is not None and rejected.line == 12
+    assert rejected.reason.startswith("TypeError: ") and rejected.reason.endswith(says)

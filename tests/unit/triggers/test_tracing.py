@@ -58,13 +58,13 @@ class Nothing:
     reference = get
 
 
-def tracing() -> Tracing:
-    deployment = load_modules([("m", SOURCE)])
+def tracing(source: str = SOURCE) -> Tracing:
+    deployment = load_modules([("m", source)])
     return Tracing(deployment, {spec.name: spec for spec in deployment.maps}, 3, Limits())
 
 
-def run(value: Any, schema: int = 0) -> list[Emission] | Rejection:
-    traced = tracing()
+def run(value: Any, schema: int = 0, source: str = SOURCE) -> list[Emission] | Rejection:
+    traced = tracing(source)
     program = traced.program("raw")
     assert program is not None
     session = traced.bind(FrameContext(PartitionId(0), Epoch(5), 5_000, Epoch(4), 1), Nothing())
@@ -86,6 +86,18 @@ def test_chains_know_what_set_them_off() -> None:
     ]
     assert [e.line for e in found] == [line('yield Put("one"'), 0, 0, line('yield Put("two"')]
     assert (decode_key(found[0].key), found[0].value) == (("a",), encode_value(4, Limits()))
+
+
+def test_a_trigger_that_a_library_made_has_the_line_of_the_call_and_none_of_the_library() -> None:
+    made = """
+from tidegrid.triggers import shelf, table
+table("raw")
+table("out", like="raw")
+shelf.selected(on="raw", emits="out", columns=["n"])
+"""
+    found = run({"n": 4}, source=made)
+    assert isinstance(found, list)
+    assert [(e.map, e.line, e.trigger.line) for e in found] == [("out", 0, 5)]
 
 
 def test_all_kinds_of_triggers_and_outputs_to_other_partitions() -> None:

@@ -1,6 +1,6 @@
 """The time budget of triggers, as far as pure code knows of it: which write is in their hands now, and for how long it
 may be. Whoever has a clock looks at a `Watch` from another thread, and throws `Overrun` into the one that runs triggers
-(runtime/watchdog.py).
+(watchdog.py).
 
 `row` changes with every write, so a write that is seen twice has been there all the time between. `stopping` is set
 before anything is thrown: who has run the write to its end then calls `settle`, after which nothing comes any more.

@@ -10,9 +10,12 @@ The source is run as it is recorded: modules of one deployment import one anothe
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
 import sys
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Final
 
 from tidegrid.grid.model.errors import GridError, TriggerModuleError
@@ -24,6 +27,8 @@ from tidegrid.triggers.siblings import Prepare, Siblings
 from tidegrid.triggers.typed import converter
 
 NOTHING_KNOWN: Final[Mapping[str, MapSpec]] = MappingProxyType({})
+
+_UNKNOWN_OPTION: Final = re.compile(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def load_modules(modules: Iterable[tuple[str, str]], known: Mapping[str, MapSpec] = NOTHING_KNOWN) -> Deployment:
@@ -100,8 +105,22 @@ def _explained(name: str, namespace: dict[str, Any], error: BaseException) -> Tr
     elif isinstance(error, GridError):
         text = error.message
     else:
-        text = f"its code failed while it was loaded: {text_of(error)}"
+        text = f"its code failed while it was loaded: {text_of(error)}{_option_meant(error, namespace)}"
     return module_error(name, line, text)
+
+
+def _option_meant(error: BaseException, namespace: dict[str, Any]) -> str:
+    """`@trigger(emit="flights")`: what options of that function look alike. From 3.13 on Python says so itself."""
+    found = _UNKNOWN_OPTION.fullmatch(str(error)) if type(error) is TypeError else None
+    if found is None:
+        return ""
+    name, option = found.groups()
+    libraries = [vars(value) for value in namespace.values() if isinstance(value, ModuleType)]
+    for value in (*namespace.values(), *(library.get(name) for library in libraries)):
+        if isinstance(value, FunctionType) and value.__qualname__ == name:
+            near = difflib.get_close_matches(option, inspect.signature(value).parameters, n=3)
+            return f"; did you mean {' or '.join(near)}?" if near else ""
+    return ""
 
 
 def _check_module_names(modules: tuple[Module, ...]) -> None:

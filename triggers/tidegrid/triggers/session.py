@@ -29,7 +29,7 @@ from tidegrid.grid.model.errors import (
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import encode_value
-from tidegrid.triggers.blame import line_of, text_of
+from tidegrid.triggers.blame import line_of, text_of, yielded_at
 from tidegrid.triggers.bound import (
     DELETE,
     EVENT,
@@ -244,9 +244,7 @@ def _outputs_of(produced: Any) -> Iterable[Any]:
 def _explain(trigger: BoundTrigger, write: Write, produced: Iterable[Any], error: BaseException) -> Rejection:
     """The line is where the author's code raised; or where it yielded what we refuse; or where the trigger begins."""
     spec = trigger.spec
-    line = line_of(error, spec.namespace)
-    if not line and type(produced) is GeneratorType and produced.gi_frame is not None:
-        line = produced.gi_frame.f_lineno
+    line = line_of(error, spec.namespace) or yielded_at(produced, spec.namespace)
     key: object
     try:
         key = write.key

@@ -27,6 +27,7 @@ from tidegrid.grid.model.errors import GridError
 from tidegrid.grid.model.keys import decode_key, encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import encode_value
+from tidegrid.triggers.blame import yielded_at
 from tidegrid.triggers.bound import OP_NAMES, BoundMap, Output
 from tidegrid.triggers.context import FrameContext, State
 from tidegrid.triggers.deployment import Deployment, TriggerSpec
@@ -178,8 +179,7 @@ class _Journal:
     def _followed(self, spec: TriggerSpec, produced: Iterable[Any]) -> Iterator[Any]:
         try:
             for output in produced:
-                frame = produced.gi_frame if type(produced) is GeneratorType else None
-                self.yielded.append(_Yielded(spec, frame.f_lineno if frame is not None else spec.line, output))
+                self.yielded.append(_Yielded(spec, yielded_at(produced, spec.namespace) or spec.line, output))
                 yield output
         finally:
             if type(produced) is GeneratorType:

@@ -9,7 +9,8 @@
         assert result.rejected is None
         assert result.outputs[0].value["seats"] == 149
 
-It is the runtime of the grid: keys, values, limits, chains, partitions and messages are those of production. Added is
+It is the runtime of the grid: keys, values, limits, chains, partitions, time budgets and messages are those of production.
+A trigger that you want to step through takes longer than its budget: give `limits=Limits(trigger_seconds=600)`. Added is
 strict mode (strict.py), unless `strict=False`: each trigger runs twice, and one that gives something else the second
 time, or changes what it was given in place, raises TriggerModuleError with module, line and the rule that it broke.
 """
@@ -29,6 +30,7 @@ from tidegrid.grid.model.maps import MapKind, MapSpec
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.grid.model.values import decode_value, encode_value
 from tidegrid.triggers.bound import DELETE, EVENT, MERGE, PUT, Output
+from tidegrid.triggers.budget import Watch
 from tidegrid.triggers.deployment import Deployment, Module
 from tidegrid.triggers.loader import NOTHING_KNOWN, assemble, load_modules
 from tidegrid.triggers.outputs import Delete, Event, Merge, Put
@@ -38,6 +40,7 @@ from tidegrid.triggers.runtime import FrameContext, TriggerRuntime
 from tidegrid.triggers.schemas import unhandled_schema
 from tidegrid.triggers.sources import find_module
 from tidegrid.triggers.strict import Breach, StrictSession
+from tidegrid.triggers.watchdog import Watchdog
 
 Rows = Mapping[str, Mapping[Any, Any]]
 """Map -> key (a tuple, or a scalar for a key of one) -> value."""
@@ -74,7 +77,10 @@ class TriggerTest:
         self._limits = limits or Limits()
         self._seed = seed
         self._writes = 0
-        self._runtime = TriggerRuntime(self.deployment, self._maps, partitions, self._limits, strict=strict)
+        self._watch = Watch()
+        self._runtime = TriggerRuntime(
+            self.deployment, self._maps, partitions, self._limits, strict=strict, watch=self._watch
+        )
 
     def put(
         self,
@@ -146,7 +152,12 @@ class TriggerTest:
         )
         version = 1 if rows.get(map, encoded) is None else 2
         session = self._runtime.bind(frame, rows)
-        outcome = session.activate(program, op, encoded, value, version, number)
+        watchdog = Watchdog()  # of this write alone: a test ends when it likes, and leaves no thread behind
+        watchdog.watch(self._watch)
+        try:
+            outcome = session.activate(program, op, encoded, value, version, number)
+        finally:
+            watchdog.close()
         if isinstance(session, StrictSession) and session.breach is not None:
             raise _broken(session.breach)
         if isinstance(outcome, Rejection):

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import GeneratorType
 from typing import Any, Final, NamedTuple
 
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.values import encode_value
+from tidegrid.triggers.blame import yielded_at
 from tidegrid.triggers.bound import DELETE, EVENT, MERGE, PUT, BoundMap
 from tidegrid.triggers.context import FrameContext, State
 from tidegrid.triggers.deployment import Deployment, TriggerSpec
@@ -122,9 +122,7 @@ class Tracing:
             try:
                 produced = function(*arguments)
                 for output in _each(produced):
-                    line = 0
-                    if type(produced) is GeneratorType and produced.gi_frame is not None:
-                        line = produced.gi_frame.f_lineno
+                    line = yielded_at(produced, spec.namespace)
                     self._setting_off = self._note(spec, line, output, above)
                     yield output
                     self._setting_off = above

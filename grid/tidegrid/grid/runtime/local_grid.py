@@ -42,8 +42,8 @@ from tidegrid.grid.runtime.opening import (
 from tidegrid.grid.runtime.peers import Peers
 from tidegrid.grid.runtime.pool import Pool, WorkerOptions
 from tidegrid.grid.runtime.regenerations import Regenerations
-from tidegrid.grid.runtime.watchdog import Watchdog
 from tidegrid.triggers.deployment import Module
+from tidegrid.triggers.watchdog import Watchdog
 from tidegrid.v1.control_pb2 import ControlRecord, GridCreated, MapDeclared
 
 FORMAT = 1

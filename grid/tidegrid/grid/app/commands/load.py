@@ -58,7 +58,8 @@ async def load(
     """Load files into a map. A row that was loaded before is not written twice.
 
     CSV rows are stored as dicts of the raw strings, JSON lines as they are. Each row is one durable write, with its
-    own outcome. The same file loaded again, say after a crash, writes only what is missing (not so from a pipe).
+    own outcome. The same file loaded again, say after a crash, writes only what is missing (not so from a pipe),
+    whatever was written to its keys since; --again writes all of it anew.
     Exit code 1 if rows were refused.
 
     \b
@@ -82,9 +83,12 @@ async def load(
                 count = LoadCount()
                 try:
                     await _load(call, to, path, kind, key, count, refusals, again, schema)
-                finally:
-                    refused += count.refused
-                    _tell(output, path, map_name, count)
+                except BaseException:
+                    if count.rows:  # otherwise the error says it all
+                        _tell(output, path, map_name, count)
+                    raise
+                refused += count.refused
+                _tell(output, path, map_name, count)
     return ExitCode.REFUSED if refused else ExitCode.OK
 
 
@@ -147,7 +151,7 @@ def _tell(output: Output, path: Path, map_name: str, count: LoadCount) -> None:
         return
     parts = [f"{count.accepted:,} rows written"]
     if count.repeated:
-        parts.append(f"{count.repeated:,} were already there")
+        parts.append(f"{count.repeated:,} left alone, as they were loaded before (--again writes them anew)")
     if count.refused:
         parts.append(f"{count.refused:,} refused")
     if count.parked:
@@ -224,7 +228,7 @@ class _Progress:
 
     def _counts(self) -> str:
         count = self._count
-        there = f", {count.repeated:,} already there" if count.repeated else ""
+        there = f", {count.repeated:,} loaded before" if count.repeated else ""
         refused = f", {count.refused:,} refused" if count.refused else ""
         return f"{count.accepted:,} written{there}{refused}, {count.rate:,.0f} rows/s"
 

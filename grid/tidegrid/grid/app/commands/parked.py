@@ -50,6 +50,12 @@ async def list_parked(
       $ tidegrid parked orders.raw
       $ tidegrid parked list --json | jq -r .message
     """
+    from tidegrid.client.parked import is_id
+
+    if map_name is not None and is_id(map_name):
+        raise ConfigurationError(f"{map_name} is an id; to list, give a map or nothing: tidegrid parked [MAP]")
+    if map_name is not None:
+        _check_form(map_name)
     async with call.connect() as grid:
         found = await grid.parked(map_name)
     output = call.output
@@ -93,6 +99,8 @@ async def redrive(
     names = which or []
     ids = [name for name in names if is_id(name)]
     maps = [name for name in names if not is_id(name)]
+    for name in maps:
+        _check_form(name)
     if bool(ids) + bool(maps) + everything != 1 or len(maps) > 1:
         raise ConfigurationError("say what to redrive: a map, ids as `tidegrid parked` says them, or --all")
     async with call.connect() as grid:
@@ -105,6 +113,14 @@ async def redrive(
         _tell(call, outcomes)
     stays = any(outcome.outcome in ("failed", "superseded") for outcome in outcomes)
     return ExitCode.REFUSED if stays else ExitCode.OK
+
+
+def _check_form(name: str) -> None:
+    """Of what is no id: it may be half of one. Raises ConfigurationError."""
+    if not name[:1].isalpha() and not name.startswith("_"):
+        raise ConfigurationError(
+            f"{name!r} is neither a map nor an id; an id is PARTITION.POSITION.ROW, such as 3.1042.0, as `tidegrid parked` says it"
+        )
 
 
 def _tell(call: Invocation, outcomes: list[Redriven]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tidegrid.grid.app.arguments import AsOfOption, KeyArgument, MapArgument, instant_from, key_from
 from tidegrid.grid.app.exit_codes import ExitCode
 from tidegrid.grid.app.invocation import Invocation, client_command
-from tidegrid.grid.app.json_text import key_value
+from tidegrid.grid.app.json_text import json_text, key_value
+from tidegrid.grid.model.errors import GridError
+
+if TYPE_CHECKING:
+    from tidegrid.client import Grid
 
 ROWS = 10
 
@@ -51,14 +55,32 @@ async def why(
         of_map = grid.map(map_name, generation=generation)
         parsed = await key_from(key, of_map)
         told = await of_map.why(parsed, as_of=None if as_of is None else instant_from(as_of), rows=rows)
+        derived = (await of_map.spec()).derived
+        hint = await _parked_hint(grid, parsed) if told is None and derived and as_of is None else ""
     if told is None:
         if output.as_json:
             output.record({"map": map_name, "key": key_value(parsed), "found": False})
         else:
-            output.note("no version" if as_of is None else "no version as of then")
+            when = "" if as_of is None else f" as of {as_of}"
+            output.note(f"map {map_name!r} has no version of the key {json_text(key_value(parsed))}{when}{hint}")
         return ExitCode.REFUSED
     if output.as_json:
         output.record({"found": True, **why_record(told)})
     else:
         output.show(why_tree(told))
     return ExitCode.OK
+
+
+async def _parked_hint(grid: Grid, key: Any) -> str:
+    """Where the write may be that should have made the key; nothing where that cannot be asked."""
+    try:
+        found = await grid.parked()
+    except GridError:
+        return ""
+    alike = next((write for write in found if write.key == key), None)
+    if alike is not None:
+        return f"; write {alike.id} to {alike.map!r} with this key is parked, without outputs: see `tidegrid parked {alike.map}`"
+    if found:
+        many = "1 write is" if len(found) == 1 else f"{len(found):,} writes are"
+        return f"; {many} parked, without outputs: see `tidegrid parked`"
+    return ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tidegrid.grid.runtime.watchdog import Watchdog
 from tidegrid.triggers.budget import Overrun, Watch
+from tidegrid.triggers.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_what_is_forgotten_is_not_watched() -> None:
 def test_what_has_not_come_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has run the row to its end finds `stopping` set, and nothing comes after `settle`."""
     thrown: list[bool] = []
-    monkeypatch.setattr("tidegrid.grid.runtime.watchdog._throw", lambda _thread, what: thrown.append(what is not None))
+    monkeypatch.setattr("tidegrid.triggers.watchdog._throw", lambda _thread, what: thrown.append(what is not None))
     watch, dog = Watch(), Watchdog()
     dog.watch(watch)
     row = watch.row = object()

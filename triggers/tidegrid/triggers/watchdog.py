@@ -1,5 +1,6 @@
-"""Stops triggers that are over their time budget in the node itself: a thread that looks, now and then, at what the
-thread of the nodes is busy with (triggers/budget.py), and throws `Overrun` into it.
+"""Stops triggers that are over their time budget in the process itself: a thread that looks, now and then, at what the
+thread that runs triggers is busy with (budget.py), and throws `Overrun` into it. For the shells above, and for authors'
+tests (testing.py); nothing else of this floor has a clock or a thread.
 
 Invariant: nothing is thrown but while the row that is over its budget is in the hands of triggers. `Watch.row` is looked
 at under the lock, after `stopping` is set; whoever finds `stopping` set takes the lock, and then takes back what has not
