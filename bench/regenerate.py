@@ -7,7 +7,7 @@ A node takes flights by the flights example, and then other code, which does the
          may have other work. The tight loop, which only translates and encodes, runs around it; the best of each one's
          rounds counts.
   p99    of single put()s of flights, sent at an even rate, while a dry run is under way at the node with its defaults (a
-         process per core, as nice as can be), and beside it without; in turns, the median of each one's rounds.
+         process per core but one, as nice as can be), and beside it without; in turns, the median of each one's rounds.
 """
 
 from __future__ import annotations
