@@ -10,6 +10,7 @@ from tidegrid.grid.engine.routing import PATIENCE_SECONDS
 from tidegrid.grid.log.record import DATA, PUT, ROUTED, Record, decode_record, encode_outbox, encode_section
 from tidegrid.grid.model.errors import StorageFullError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position
+from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.partitioner import partition_of
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.ring.promise import PartitionPromise
@@ -336,6 +337,20 @@ def test_what_comes_before_its_turn_waits_for_it_and_is_not_overtaken_by_what_fa
     stand.land_all()
     sources = [source.position for record in records(stand, mine) for source in record.sources]
     assert sources == [1000, 1001, 1002] and not stand.partition(mine).early.bytes
+
+
+def test_what_came_early_does_not_keep_out_what_it_waits_for() -> None:
+    stand = stand_of(nodes=2, limits=Limits(delivery_bytes_max=1))
+    (mine,) = stand.node.partitions
+    name, epoch = HERE if mine == 0 else THERE, stand.node.epoch
+    first, second = (deliver(mine, 1 - mine, epoch, name, position=1000 + number) for number in range(2))
+    second.after.CopyFrom(first.source)
+    say(stand, second, epoch)
+    assert stand.partition(mine).early.bytes > stand.limits.delivery_bytes_max
+    say(stand, first, epoch)
+    stand.land_all()
+    sources = [source.position for record in records(stand, mine) for source in record.sources]
+    assert sources == [1000, 1001]
 
 
 def test_values_are_what_the_outputs_say() -> None:

@@ -179,18 +179,20 @@ class Routing:
         elif taken is not None:
             if taken.tails is not None:
                 self._reply(partition, source, taken.tails)
-        elif (
-            source not in partition.delivering
-            and partition.delivery_bytes + partition.early.bytes <= self._limits.delivery_bytes_max
-        ):
+        elif source not in partition.delivering:
+            due = after is None or after in partition.delivering or partition.routes.taken(after) is not None
+            # What came early may not keep out what it waits for.
+            held = partition.delivery_bytes + (0 if due else partition.early.bytes)
+            if held > self._limits.delivery_bytes_max:
+                return
             catalog = self._catalogs.at(effective)
             try:
                 made = delivery(source, number, effective, time_ms, outbox, catalog)
             except FormatError:
                 return  # no node of this grid says that
-            if after is None or after in partition.delivering or partition.routes.taken(after) is not None:
+            if due:
                 self._queue(partition, made)
-            else:
+            elif after is not None:
                 partition.early.keep(after, made)
 
     def _queue(self, partition: Partition, made: Delivery) -> None:
