@@ -52,6 +52,19 @@ def _compare_chain(
             raise Violation(f"I11: {chain[at]} of {name} {key!r} is lost (horizon {reclaimed_to})")
 
 
+def check_numbering(live: Partition, recovered: Partition) -> None:
+    """Whoever opens the partition next goes on with the numbers with which its owner would have gone on."""
+    several = {name for name, _ in live.tables.shelved()}
+    for name, table in live.tables.items():
+        again = recovered.tables.get(name)
+        if again is None or name in several:  # each generation has numbers of its own
+            continue
+        for key in table.keys() & again.keys():
+            number, known = table.latest_version(key), again.latest_version(key)
+            if number != known:
+                raise Violation(f"{name} {key!r} goes on from {number}, recovered from {known}")
+
+
 def _check_memory(judge: Judge, partition: Partition) -> None:
     """I7: what is valid is known for the whole life of its session, with its version and epoch; nothing else is."""
     for (session, number, sequence), outcome in judge.valid.items():

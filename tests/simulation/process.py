@@ -512,10 +512,12 @@ class Process:
             for _, table in partition.tables.every():
                 table._check()
             fresh = Partition(partition.id, partition.limits, judge.session_epochs, 0, fold_of=node._catalogs.fold)
+            fresh.tables.horizon = node.control.horizon
             fresh.tables.declare(node.control.declared.values())
             recovery = Recovery(fresh, node.writes.reference_maps)
             recovery.records(self.world.log.read(partition_log(partition.id), Position(0), 1 << 30))
-            auditor.check_partition(judge, fresh, reclaimed_to=Epoch(0))
+            auditor.check_partition(judge, fresh, reclaimed_to=node.control.horizon)
+            auditor.check_numbering(partition, fresh)
             facts = ("term", "tail", "last_stamp", "references_changed", "opened")
             live, recovered = ([getattr(one, fact) for fact in facts] for one in (partition, fresh))
             if live != recovered:

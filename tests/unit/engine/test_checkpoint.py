@@ -200,3 +200,17 @@ def test_what_was_let_go_of_before_a_checkpoint_is_not_taken_for_nothing() -> No
     with pytest.raises(EpochTooOldError):
         table.as_of(key("k"), Epoch(early))
     assert table.reclaim(Epoch(early), 100) == 0 and table.horizon == stand.node.control.closed
+
+
+def test_numbers_that_began_anew_go_on_so_after_a_restart() -> None:
+    """The log still has the numbers of before, and the tombstone after which the owner began anew."""
+    stand = Stand(session_epochs=3)
+    early = client_session(6, created=stand.node.epoch)
+    assert stand.put_now([("a", 1), ("a", 2), ("a", None)], session=early).versions == [1, 2, 3]
+    for _ in range(6):
+        stand.close()
+    stand.horizon(stand.node.control.closed)
+    stand.node.reclaim(100)
+    assert stand.put_now([("a", 3)], session=client_session(7, created=stand.node.epoch)).versions == [1]
+    stand.restart()
+    assert stand.put_now([("a", 4)], session=client_session(8, created=stand.node.epoch)).versions == [2]

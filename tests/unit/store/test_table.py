@@ -161,6 +161,30 @@ def test_a_tombstone_goes_when_no_session_can_remember_it() -> None:
     assert [key for key, _ in table.scan(b"", None, None, 5)[0]] == [b"a"]
 
 
+def test_numbers_that_began_anew_do_so_in_a_table_filled_from_the_log_too() -> None:
+    """Its owner had let go of the tombstone when version 1 was written."""
+    table = Table(tombstone_epochs=10, horizon=Epoch(40))
+    put(table, 5, (b"a", b"1", 1), (b"b", b"1", 1))
+    put(table, 17, (b"a", None, 2), (b"b", None, 2))
+    assert table.scan(b"", None, None, 5) == ([], False)  # from here on keys are kept in order
+    put(table, 35, (b"a", b"anew", 1), (b"c", b"new", 1))
+    assert (table.latest_version(b"a"), table.latest_versions([b"a", b"b"])) == (1, [1, 2])
+    assert [number for _, number, _ in table.chain(b"a")] == [1]
+    assert [key for key, _ in table.scan(b"", None, None, 5)[0]] == [b"a", b"c"]
+    table.reclaim(Epoch(60), 1 << 30)
+    table._check()
+    assert table.latest_versions([b"a", b"b", b"c"]) == [1, 0, 1]
+
+
+def test_numbers_of_another_generation_do_not_begin_anew_on_a_tombstone_that_may_be_seen() -> None:
+    """What lands has the number that follows in the generation that readers see: here it may be lower."""
+    table = Table(tombstone_epochs=10, horizon=Epoch(20))
+    put(table, 5, (b"a", b"1", 1))
+    put(table, 17, (b"a", None, 2))
+    put(table, 35, (b"a", b"2", 1))
+    assert table.latest_version(b"a") == 2 and len(table.chain(b"a")) == 3
+
+
 def test_a_younger_tombstone_is_not_taken_for_an_older_one() -> None:
     table = Table(tombstone_epochs=100)
     put(table, 1, (b"a", None, 1))

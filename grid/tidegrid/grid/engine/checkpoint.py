@@ -141,7 +141,7 @@ class Recovery:
                 )
         elif kind == "reclaimed":
             for _, table in partition.tables.every():
-                table.horizon = Epoch(content[1])
+                table.horizon = max(table.horizon, Epoch(content[1]))
         elif kind in ("one", "rows"):
             self._loader.load(content, partition.tables.named)
 

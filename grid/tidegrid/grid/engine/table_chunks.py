@@ -54,7 +54,7 @@ def load_base(table: Table, base: str, chunks: Iterable[bytes]) -> Iterator[None
         try:
             content: list[Any] = _decode(payload)
             if content[0] == "reclaimed":
-                table.horizon = Epoch(content[1])
+                table.horizon = max(table.horizon, Epoch(content[1]))
             else:
                 loader.load(content, lambda _name: table)
         except (msgspec.DecodeError, ValueError, TypeError, IndexError, AssertionError) as error:

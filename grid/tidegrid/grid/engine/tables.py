@@ -32,10 +32,11 @@ def no_folds(map_name: str, _epoch: Epoch) -> Fold:
 
 
 class Tables(dict[str, Table]):
-    __slots__ = ("_fold_of", "_session_epochs", "_shelf")
+    __slots__ = ("_fold_of", "_session_epochs", "_shelf", "horizon")
 
     def __init__(self, session_epochs: int, fold_of: FoldOf = no_folds) -> None:
         super().__init__()
+        self.horizon = Epoch(0)  # when these were begun: none that let versions go before was further
         self._session_epochs = session_epochs
         self._fold_of = fold_of
         self._shelf: dict[str, dict[int, Table]] = {}
@@ -50,8 +51,8 @@ class Tables(dict[str, Table]):
     def new(self, map_name: str, *, merged: bool = False) -> Table:
         """A tombstone outlives the sessions that may still refer to its version number."""
         if merged:
-            return MergedTable(partial(self._fold_of, map_name), self._session_epochs)
-        return Table(self._session_epochs)
+            return MergedTable(partial(self._fold_of, map_name), self._session_epochs, self.horizon)
+        return Table(self._session_epochs, self.horizon)
 
     def fold(self, map_name: str, epoch: Epoch) -> Fold:
         """Of a map with one, as of an epoch."""

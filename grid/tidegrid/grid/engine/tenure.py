@@ -86,6 +86,7 @@ class Tenure:
         recent_bytes = self._recent_bytes // share
         partition = Partition(number, self._limits, control.session_epochs, recent_bytes, term, self._catalogs.fold)
         partition.memory.closed = control.closed
+        partition.tables.horizon = control.horizon
         partition.tables.declare(control.declared.values())
         self._writes.partitions[number] = partition
         reference_maps = self._writes.reference_maps

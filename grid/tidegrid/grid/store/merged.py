@@ -25,6 +25,7 @@ from tidegrid.grid.store.table import Table
 from tidegrid.grid.store.version import DELETE, PUT, order_of
 
 MERGE: Final = 4
+_NO_HORIZON: Final = Epoch(0)
 
 Fold: TypeAlias = Callable[[bytes | None, bytes], bytes | None]
 FoldAt: TypeAlias = Callable[[Epoch], Fold]
@@ -40,8 +41,8 @@ class Operand(NamedTuple):
 class MergedTable(Table):
     __slots__ = ("_fold", "_fold_at", "_fold_epoch", "_operands", "_pins", "_settled")
 
-    def __init__(self, fold_at: FoldAt, tombstone_epochs: int = 1 << 20) -> None:
-        super().__init__(tombstone_epochs)
+    def __init__(self, fold_at: FoldAt, tombstone_epochs: int = 1 << 20, horizon: Epoch = _NO_HORIZON) -> None:
+        super().__init__(tombstone_epochs, horizon)
         self._fold_at = fold_at
         self._fold: Fold | None = None  # that of `_fold_epoch`, for one section
         self._fold_epoch = Epoch(0)
@@ -58,12 +59,12 @@ class MergedTable(Table):
             self._merge(key, Operand(stamp, number, op, value))
 
     def _merge(self, key: bytes, new: Operand) -> None:
-        operands = self._operands.setdefault(key, [])
         latest = self.latest(key)
         if latest is None or order_of(latest) < new[:2]:
-            operands.append(new)
             self.insert(key, self._folded(None if latest is None else latest[0], new), new.number, new.stamp)
+            self._operands.setdefault(key, []).append(new)
             return
+        operands = self._operands.setdefault(key, [])
         at = bisect_right(operands, new[:2], key=_order)
         operands.insert(at, new)
         chain = self.chain(key)
@@ -122,6 +123,10 @@ class MergedTable(Table):
 
     def reclaim(self, horizon: Epoch, budget: int) -> int:
         return super().reclaim(min(horizon, *self._pins) if self._pins else horizon, budget)
+
+    def _forget(self, key: bytes) -> None:
+        super()._forget(key)
+        self._operands.pop(key, None)
 
     def recall(self, rows: Iterable[tuple[bytes, Operand]]) -> None:
         """Operands of a checkpoint, in the order of `operands`; the versions they led to come by `load` and `insert`."""
