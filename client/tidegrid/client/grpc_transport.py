@@ -203,8 +203,12 @@ def _gone(address: str) -> UnavailableError:
 
 def _unreached(details: str) -> bool:
     """Whether gRPC says that there was no connection to send anything on."""
+    return "failed to connect" in details.lower() or _unresolved(details)
+
+
+def _unresolved(details: str) -> bool:
     said = details.lower()
-    return "failed to connect" in said or "resolution failed" in said or "resolve" in said
+    return "resolution failed" in said or "resolving" in said or "resolve" in said
 
 
 def _translate(problem: grpc.aio.AioRpcError, address: str) -> GridError:
@@ -223,6 +227,13 @@ def _translated(code: grpc.StatusCode, details: str, metadata: Any, address: str
             )
         if not _unreached(details):
             return _gone(address)
+        if _unresolved(details):
+            cause = details.rpartition("error:")[2].rstrip("]")  # before it stands what gRPC was about
+            return UnavailableError(
+                f"the address {address} leads nowhere: {cause}; check the name and the port",
+                address=address,
+                reached=False,
+            )
         return UnavailableError(
             f"nothing answers at {address}; start a node with `tidegrid serve`, or check the address",
             address=address,

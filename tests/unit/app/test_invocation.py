@@ -7,6 +7,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from tidegrid.grid.app import invocation
 from tidegrid.grid.app.invocation import Invocation, client_command, command
 from tidegrid.grid.model.errors import ConflictError, GridError, LogFailedError
 from typer.testing import CliRunner
@@ -41,6 +42,14 @@ async def remote(call: Invocation, name: Annotated[str, typer.Argument()], numbe
     connection = call.connection
     call.output.answer(f"{name} {number} {connection.server} {connection.deadline} {connection.tls_ca}")
     return 4
+
+
+@app.command()
+@client_command()
+async def asking(call: Invocation) -> int:
+    """A command that needs a server."""
+    async with call.connect():
+        return 0
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -90,3 +99,13 @@ def test_errors_for_scripts() -> None:
     assert (code, out) == (1, '{"for": "scripts"}\n')
     error = json.loads(errors)["error"]
     assert (error["code"], error["fields"]) == ("CONFLICT", {"expected": 3, "current": 4})
+
+
+def test_who_waits_is_told_what_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invocation, "SILENT_SECONDS", 0.05)
+    code, out, words = run("asking", "--server", "localhost:1,localhost:2", "--deadline", "0.4")
+    first, last, _ = words.split("\n")
+    assert (code, out) == (3, "") and last.startswith("error: no node answers at any of localhost:1, localhost:2")
+    assert first == "no answer from localhost:1 or localhost:2 yet; trying for another 0 s ..."
+    as_json = run("asking", "--server", "localhost:1", "--deadline", "0.4", "--json")[2]
+    assert json.loads(as_json)["error"]["code"] == "UNAVAILABLE", "nothing but that for scripts"

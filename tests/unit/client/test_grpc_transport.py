@@ -125,6 +125,14 @@ async def test_nothing_listens(fake: Served) -> None:
             pass
 
 
+async def test_an_address_that_leads_nowhere() -> None:
+    with pytest.raises(
+        UnavailableError, match="the address localhost:port leads nowhere: .*; check the name and the port"
+    ):
+        async with connect("localhost:port", deadline=0.2):
+            pass
+
+
 async def test_the_server_restarts(fake: Served) -> None:
     async with served(fake) as address:
         context = connect(address)

@@ -14,7 +14,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 SERVER = "localhost:7411"
 DEADLINE_SECONDS = 10.0
+SILENT_SECONDS = 2.0  # then it is said what is waited for
 
 _ALL = "All commands"
 _CONNECTION = "Connection"
@@ -116,14 +117,22 @@ class Invocation:
         from tidegrid.client import connect
 
         connection = self.connection
-        addresses = [address.strip() for address in connection.server.split(",") if address.strip()]
-        async with connect(
-            [address if ":" in address else f"{address}:7411" for address in addresses],
-            deadline=connection.deadline,
-            tls=connection.tls,
-            wait_ready=wait_ready,
-        ) as grid:
-            yield grid
+        given = [address.strip() for address in connection.server.split(",") if address.strip()]
+        addresses = [address if ":" in address else f"{address}:7411" for address in given]
+        silent = asyncio.get_running_loop().call_later(SILENT_SECONDS, self._tell_of_silence, addresses)
+        try:
+            async with connect(
+                addresses, deadline=connection.deadline, tls=connection.tls, wait_ready=wait_ready
+            ) as grid:
+                silent.cancel()
+                yield grid
+        finally:
+            silent.cancel()
+
+    def _tell_of_silence(self, addresses: Sequence[str]) -> None:
+        if not self.output.as_json:
+            left = self.connection.deadline - SILENT_SECONDS
+            self.output.note(f"no answer from {' or '.join(addresses)} yet; trying for another {left:.0f} s ...")
 
 
 Command = Callable[..., ExitCode | int | None]
