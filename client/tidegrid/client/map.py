@@ -15,7 +15,7 @@ from tidegrid.client.dispatcher import Dispatcher, closed_error
 from tidegrid.client.entry import Ack, Entry, Outcome
 from tidegrid.client.feed import BUFFER_BYTES, PATIENCE_SECONDS, Feed
 from tidegrid.client.history import Version, history
-from tidegrid.client.map_key import key_encoder
+from tidegrid.client.map_key import key_encoder, scan_range
 from tidegrid.client.moment import LATEST, Consistency, Moment, check_number
 from tidegrid.client.rows import AsyncRows, IterableRows, Rows
 from tidegrid.client.scan import scan
@@ -23,7 +23,7 @@ from tidegrid.client.session import NamedSession
 from tidegrid.client.why import ROWS, Why, why
 from tidegrid.grid.model.errors import CallerError, UnavailableError, UnknownMapError
 from tidegrid.grid.model.ids import PartitionId
-from tidegrid.grid.model.keys import encode_key, prefix_range
+from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapSpec
 from tidegrid.grid.model.partitioner import Partitioner
@@ -359,19 +359,13 @@ class Map:
     ) -> AsyncIterator[Entry]:
         """Entries in key order: those whose key begins with the elements of `prefix`, or in [begin, end), or all.
 
-        `deadline` is for each page. With `as_of` the whole scan is one consistent cut; without, each page is of its
+        Raises InvalidKeyError for elements that no key of the map has there. `deadline` is for each page. With `as_of` the whole scan is one consistent cut; without, each page is of its
         moment, and so are `at_least`, `max_staleness` and `consistency`, which are as of `get`.
         """
         if not self._partitions:
             await self._resolve()
         self._check_open()
-        if prefix is not None and (begin is not None or end is not None):
-            raise CallerError("give either a prefix, or begin and end")
-        if prefix is not None:
-            low, high = prefix_range(prefix)
-        else:
-            low = b"" if begin is None else encode_key(begin, self._key_bytes_max)
-            high = b"" if end is None else encode_key(end, self._key_bytes_max)
+        low, high = scan_range(await self.spec(), prefix, begin, end, self._key_bytes_max)
         seconds = self._deadline if deadline is None else deadline
         expires = self._expires(deadline)
         moment = await self._one_cut(

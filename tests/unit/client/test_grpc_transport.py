@@ -127,7 +127,7 @@ async def test_nothing_listens(fake: Served) -> None:
 
 async def test_an_address_that_leads_nowhere() -> None:
     with pytest.raises(
-        UnavailableError, match="the address localhost:port leads nowhere: .*; check the name and the port"
+        UnavailableError, match=r"the address localhost:port leads nowhere: .*; check the name and the port"
     ):
         async with connect("localhost:port", deadline=0.2):
             pass

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +44,48 @@ async def test_keys_of_the_map_are_read(fake: FakeGrid, grid: Grid) -> None:
     for key in ((1, "UA"), (Gate.A, "UA")):
         entry = await grid.map("flights").get(key)
         assert entry is not None and entry.value == "x"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"prefix": "2013"}, r"none begins with '2013'"),
+        ({"prefix": (2013, 1)}, r"none begins with \(2013, 1\)"),
+        ({"prefix": (2013, "UA", 5)}, r"none begins with"),
+        (
+            {"prefix": (2013, "UA")},
+            r"is a whole key of map 'flights', and a prefix has fewer elements; `get` reads one key",
+        ),
+        (
+            {"begin": "2013"},
+            r"keys of map 'flights' are \(year:int, carrier:str\), so '2013' lies before or after all of them",
+        ),
+        ({"begin": 2013, "end": (2013, 5)}, r"so \(2013, 5\) lies before or after"),
+        ({"end": (True,)}, r"so \(True,\) lies before or after"),
+    ],
+)
+async def test_a_scan_of_what_no_key_can_be_is_told(
+    fake: FakeGrid, grid: Grid, asked: dict[str, Any], words: str
+) -> None:
+    fake.add_map("flights", key=("year:int", "carrier"))
+    with pytest.raises(InvalidKeyError, match=words) as raised:
+        _ = [entry async for entry in grid.map("flights").scan(**asked)]
+    assert raised.value.fields["map"] == "flights"
+
+
+async def test_scans_between_what_lies_among_the_keys(fake: FakeGrid, grid: Grid) -> None:
+    fake.add_map("flights", key=("year:int", "carrier"))
+    flights = grid.map("flights")
+    for key in ((1, "UA"), (2, "AA"), (2, "UA"), (3, "UA")):
+        await flights.put(key, "x")
+
+    async def found(**asked: Any) -> list[tuple[Any, ...]]:
+        return [entry.key async for entry in flights.scan(**asked)]
+
+    assert await found(prefix=2) == await found(prefix=(2,)) == [(2, "AA"), (2, "UA")]
+    assert len(await found(prefix=())) == len(await found()) == 4
+    assert await found(begin=1.5, end=(2, "B")) == [(2, "AA")]
+    assert await found(begin=(Gate.A, "UA"), end=2) == [(1, "UA")]
 
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(allow_nan=False), st.text(max_size=3))
