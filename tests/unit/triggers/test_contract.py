@@ -179,6 +179,19 @@ def log(value):
 """
 
 
+def test_what_a_trigger_that_yields_returns_is_lost():
+    assert in_trigger("", "yield Put('out', 1, 2)\nreturn [Event('said', 1, 2)]") == [(5, "dropped")]
+    assert in_trigger("", "if write.value:\n    return Put('out', 1, 2)\nyield from others(write)") == [(5, "dropped")]
+    assert in_trigger("", "yield Put('out', 1, 2)\nreturn None") == []
+    assert in_trigger("", "if write.op == 'delete':\n    return\nyield Put('out', 1, 2)") == []
+    assert in_trigger("", "return [Put('out', 1, 2)]") == []
+    assert in_trigger("", "def made():\n    yield 1\n    return 2\nreturn made()") == []
+    assert in_trigger("", "def text():\n    return 2\nyield Put('out', 1, text())") == []
+    assert rules("def helper():\n    yield 1\n    return 2\n") == []
+    [found] = findings("m", TRIGGER + "    yield 1\n    return [2]\n")
+    assert found.words == "returns [2]; what a function that yields returns goes nowhere: yield it"
+
+
 def test_effects_do_as_they_like_and_so_does_what_only_they_call():
     assert rules(EFFECTS) == []
     assert rules(EFFECTS + TRIGGER + "    log(write.value)\n") == [(14, "files")]

@@ -9,6 +9,8 @@ used, or where it stands if nothing uses it.
 
 allows it knowingly, on that line; on the line of an import, wherever that import is used.
 
+What a trigger that yields returns beside that is lost without a word at run time, so it is told here.
+
 It sees names, not values: what a library does inside, what `getattr` finds, and what comes in as an argument, it cannot
 see. It helps honest authors and holds nobody back (docs/triggers.md). Prior art: Bandit's and Ruff's checks by qualified
 name; Temporal's workflow sandbox, for the list.
@@ -20,12 +22,21 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from tidegrid.triggers.impurities import LOCAL_TIME_WITHOUT, MUTATORS, PURE_WITH, RULES, rule_of
 from tidegrid.triggers.resolve import module_error
-from tidegrid.triggers.scopes import Binding, FunctionNode, Scope, decorated_as, function_scope, module_scope, runs_here
+from tidegrid.triggers.scopes import (
+    Binding,
+    FunctionNode,
+    Scope,
+    decorated_as,
+    function_scope,
+    module_scope,
+    own_nodes,
+    runs_here,
+)
 
 _ALLOW: Final = re.compile(r"#\s*tidegrid:\s*allow\s+([a-z]+(?:\s*,\s*[a-z]+)*)")
 
@@ -118,6 +129,8 @@ class _Reader:
         found = len(self.found)
         self._scopes.append(function_scope(node, self._resolved))
         self._all([node.body] if isinstance(node, ast.Lambda) else node.body)
+        if self._scopes[-1].trigger:
+            self._dropped(own_nodes(node.body))  # type: ignore[arg-type]
         self._unused_imports(self._scopes.pop())
         if exempt:
             del self.found[found:]
@@ -141,6 +154,16 @@ class _Reader:
                 self._note(node, "globals", f"changes the module's {', '.join(names)}", None)
         elif isinstance(node, ast.Nonlocal) and self._scopes[-1].trigger:
             self._note(node, "globals", f"keeps {', '.join(node.names)} from one call to the next", None)
+
+    def _dropped(self, nodes: Iterable[ast.AST]) -> None:
+        """`return output` where other outputs are yielded."""
+        seen = list(nodes)
+        if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in seen):
+            for node in seen:
+                if isinstance(node, ast.Return) and not (
+                    node.value is None or (isinstance(node.value, ast.Constant) and node.value.value is None)
+                ):
+                    self._note(node, "dropped", f"returns {ast.unparse(node.value):.60}", None)
 
     def _unused_imports(self, scope: Scope) -> None:
         for binding in scope.imports:

@@ -18,6 +18,7 @@ RULES: Final = {
     "environment": "machines differ in it; write it into the module, or keep it in a reference map",
     "globals": "keep it in a table and look it up with grid.get: what a process keeps is gone when another one takes over",
     "dynamic": "write the code out, so that it can be read before it runs",
+    "dropped": "what a function that yields returns goes nowhere: yield it",
 }
 """Stable names, and what to do instead."""
 

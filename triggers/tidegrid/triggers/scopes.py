@@ -96,7 +96,7 @@ def decorated_as(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> boo
 def _bind(scope: Scope, body: Sequence[ast.stmt], resolve: Resolve, kept: str) -> None:
     """Everything that these statements bind, nested functions and classes left out. `kept`: of a module, not a call."""
     elsewhere: set[str] = set()
-    nodes = list(_own(body))
+    nodes = list(own_nodes(body))
     for node in nodes:
         if isinstance(node, ast.Global | ast.Nonlocal):
             elsewhere.update(node.names)
@@ -164,11 +164,11 @@ def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
             yield alias.asname or alias.name, name
 
 
-def _own(body: Sequence[ast.AST]) -> Iterator[Any]:
+def own_nodes(body: Sequence[ast.AST]) -> Iterator[Any]:
     """The nodes of a body, without those inside nested functions and classes, but with these themselves."""
     for node in body:
         yield node
         if isinstance(node, ast.If) and not runs_here(node.test):
-            yield from _own(node.orelse)
+            yield from own_nodes(node.orelse)
         elif not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-            yield from _own(list(ast.iter_child_nodes(node)))
+            yield from own_nodes(list(ast.iter_child_nodes(node)))
