@@ -99,8 +99,17 @@ async def test_what_it_refuses(tmp_path: Path) -> None:
             while not slow.done():
                 await asyncio.sleep(0)
                 await grid.regenerate("sums", dry_run=True, rate=5.0)
-        slow.cancel()
-        await asyncio.gather(slow, return_exceptions=True)
+        with pytest.raises(
+            InUseError, match=r"regeneration of out is under way, by the usual workers .* 5 writes/s: leave these"
+        ):
+            await grid.regenerate("out", dry_run=True, rate=9.0)
+        joined = asyncio.Event()
+        beside = asyncio.create_task(grid.regenerate("out", dry_run=True, progress=lambda _: joined.set()))
+        same = asyncio.create_task(grid.regenerate("out", dry_run=True, rate=5.0, progress=lambda _: joined.set()))
+        await asyncio.wait_for(joined.wait(), 30.0)
+        for task in (slow, beside, same):
+            task.cancel()
+        await asyncio.gather(slow, beside, same, return_exceptions=True)
 
 
 def pieces(folder: Path) -> dict[str, bytes]:

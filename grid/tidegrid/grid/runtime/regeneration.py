@@ -76,7 +76,7 @@ class Regeneration:
         self.dry_run = dry_run
         self._bases = bases
         self.report = RegenerationReport()
-        self._options = options.validate()
+        self.options = options.validate()
         self._log = log
         self._progress = RegenerationProgress()
         self._started = self._step_started = time.monotonic()
@@ -106,9 +106,9 @@ class Regeneration:
         if isinstance(self._log, LocalLog):
             directory = Path(self._log.directory).absolute()
             folder = folder_of(directory, self.plan)
-            return ProcessCrew(directory, self.plan, self._options), folder
+            return ProcessCrew(directory, self.plan, self.options), folder
         folder = Path(until_done.enter_context(tempfile.TemporaryDirectory(prefix="tidegrid-regeneration-")))
-        return ThreadCrew(self._log, self._bases, folder, self.plan, self._options), folder
+        return ThreadCrew(self._log, self._bases, folder, self.plan, self.options), folder
 
     async def _run(self, crew: Crew, folder: Path) -> None:
         await asyncio.to_thread(self._prepare, folder)

@@ -47,14 +47,21 @@ class Regenerations:
         return self._current
 
     def begin(self, plan: ReplayPlan, options: CrewOptions, by: str | None) -> Regeneration:
-        """`by`: who wants readers to see it, for people; None: it is a dry run. The same one, if it is under way. Raises InUseError, ConfigurationError, StoppingError."""
+        """`by`: who wants readers to see it, for people; None: it is a dry run. The same one, if it is under way, which goes on as it was begun. Raises InUseError,
+        ConfigurationError, StoppingError."""
         if self._closed:
             raise StoppingError.of()
         current, task = self._current, self._task
         if current is not None and task is not None and not task.done():
-            if current.plan.name == plan.name and current.dry_run == (by is None):
-                return current
             names = ", ".join(current.plan.maps)
+            if current.plan.name == plan.name and current.dry_run == (by is None):
+                if options in (current.options, CrewOptions()):
+                    return current
+                raise InUseError(
+                    f"a regeneration of {names} is under way, by {current.options.words}: leave these options out to wait for it, or "
+                    "stop the command that has begun it (Ctrl-C), and go on with others",
+                    what="regeneration",
+                )
             raise InUseError(
                 f"a regeneration of {names} is under way, and there is one at a time; wait until it is done, or stop the command "
                 "that has begun it (Ctrl-C)",

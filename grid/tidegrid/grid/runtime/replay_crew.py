@@ -50,6 +50,12 @@ class CrewOptions:
     share: float = 1.0
     rate: float = 0.0
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        rate = f"{self.rate:g} writes/s" if self.rate else "as many writes/s as they can"
+        return f"{self.workers or 'the usual'} workers of niceness {self.nice}, {self.share:.0%} of their time, {rate}"
+
     def validate(self) -> CrewOptions:
         """Returns itself. Raises ConfigurationError."""
         if not 0 <= self.workers <= 256:
