@@ -273,10 +273,10 @@ def _translated(problem: sqlite3.Error, path: str) -> GridError:
 
 
 def parse_url(url: str) -> str:
-    """The path of `sqlite:///relative.db` or `sqlite:////absolute.db`. Raises ConfigurationError."""
+    """The path of `sqlite:///relative.db`, `sqlite:////absolute.db` or `sqlite:///~/home.db`. Raises ConfigurationError."""
     path = url.removeprefix("sqlite:///")
     if path == url or not path:
         raise ConfigurationError(
             f"cannot replicate to {url!r}; write sqlite:///file.db, or sqlite:////directory/file.db"
         )
-    return path
+    return os.path.expanduser(path)

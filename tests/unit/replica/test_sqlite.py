@@ -199,6 +199,7 @@ async def test_what_it_refuses(path: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError):
             parse_url(url)
     assert parse_url("sqlite:////tmp/x.db") == "/tmp/x.db"
+    assert parse_url("sqlite:///~/x.db") == str(Path.home() / "x.db")
 
 
 async def test_a_second_writer_takes_over(path: Path) -> None:
