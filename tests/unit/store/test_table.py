@@ -185,6 +185,15 @@ def test_numbers_of_another_generation_do_not_begin_anew_on_a_tombstone_that_may
     assert table.latest_version(b"a") == 2 and len(table.chain(b"a")) == 3
 
 
+def test_a_late_version_1_does_not_bring_back_what_was_deleted_after_it() -> None:
+    """Numbered by another generation, and read from the log when the horizon has long passed it."""
+    table = Table(tombstone_epochs=10, horizon=Epoch(60))
+    put(table, 17, (b"a", b"1", 4))
+    put(table, 35, (b"a", None, 5), position=350)
+    put(table, 30, (b"a", b"late", 1), position=360)
+    assert table.latest(b"a") == (None, 5, stamp(35, 350)) and len(table.chain(b"a")) == 3
+
+
 def test_a_younger_tombstone_is_not_taken_for_an_older_one() -> None:
     table = Table(tombstone_epochs=100)
     put(table, 1, (b"a", None, 1))

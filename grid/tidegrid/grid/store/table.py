@@ -138,9 +138,11 @@ class Table:
         new: Version = (value, version, stamp)
         self.version_count += 1
         entry = self._entries.get(key)
-        if entry is not None and version == 1 and self._may_go(entry[-1] if isinstance(entry, list) else entry):
-            self._forget(key)
-            entry = None
+        if entry is not None and version == 1:
+            latest = entry[-1] if isinstance(entry, list) else entry
+            if latest[2] < stamp and self._may_go(latest):
+                self._forget(key)
+                entry = None
         if entry is None:
             self._entries[key] = new
             if self._ordered is not None:
