@@ -26,7 +26,7 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import KeyField, MapSpec
 from tidegrid.grid.ring.declarations import spec_message
 from tidegrid.grid.ring.messages import Envelope, TokenReceived, Wake
-from tidegrid.v1.control_pb2 import ControlRecord, MapDeclared
+from tidegrid.v1.control_pb2 import Close, ControlRecord, MapDeclared
 from tidegrid.v1.ring_pb2 import ReferenceReply, ReferenceRequest
 
 from tests.unit.engine.stand import GRID_ID, TABLE, Stand, client_session, key
@@ -79,9 +79,28 @@ def test_a_wait_ends_with_its_deadline_and_says_for_what() -> None:
 def test_epochs_at_or_above_the_limit_are_refused(beyond: int) -> None:
     stand = Stand()
     limit = stand.node.control.limit
-    assert isinstance(stand.get("a", as_of=limit + beyond).error, EpochTooNewError)
-    assert isinstance(stand.wait_closed(limit + beyond).error, EpochTooNewError)
+    refused = [stand.get("a", as_of=limit + beyond), stand.wait_closed(limit + beyond)]
+    for _ in range(2):
+        assert not any(request in stand.answered for request in refused), "it may be this node that is behind"
+        stand.node.control_at_tail(stand.instant)
+        stand.collect()
+    assert all(isinstance(request.error, EpochTooNewError) for request in refused)
     assert stand.get("a", as_of=limit - 1) not in stand.answered
+
+
+def test_a_node_that_is_behind_reads_on_before_it_refuses_an_epoch() -> None:
+    """Found by seed 2948: it had been paused, and its limit lay below what had long been closed."""
+    stand = Stand()
+    stand.put_now({"a": 1})
+    epoch, limit = stand.node.epoch, stand.node.control.limit
+    for closed in (limit - 1, limit + 5):
+        stand.declare(ControlRecord(close=Close(epoch=closed, time_ms=stand.time_ms)))
+    read, waiting = stand.get("a", as_of=limit + 5), stand.wait_closed(limit + 5)
+    assert read not in stand.answered and waiting not in stand.answered and stand.readings == 1
+    stand.read_control()
+    stand.node.control_at_tail(stand.instant)
+    stand.collect()
+    assert read.error is None and waiting.error is None and epoch < limit
 
 
 def test_maps_that_cannot_be_read() -> None:

@@ -142,6 +142,9 @@ class Intake:
             return None
         if verdict is not Carried.TAKEN:
             raise EpochTooNewError.of(carry.epoch, self._control.limit)
+        if not at_tail and _wanted(request) >= self._control.limit:  # refused only if this node is not behind
+            self.read_control(pending)
+            return None
         if isinstance(request, WriteRequest):
             return self._write(request, pending.term)
         if isinstance(request, CloseRequest):
@@ -243,7 +246,7 @@ class Intake:
     def _fresh(self, request: ReadRequest) -> tuple[Milestone, int] | None:
         """The close that a read has to wait for, if any."""
         closed, limit = self._control.closed, self._control.limit
-        wanted = max(request.as_of, request.at_least)
+        wanted = _wanted(request)
         age_ms = max(0, self.time_ms - self._control.closed_time_ms)
         if request.staleness_ms_max and age_ms > request.staleness_ms_max:
             wanted = max(wanted, Epoch(closed + 1))  # nothing may have happened since: then time goes on for this read
@@ -390,3 +393,10 @@ class Intake:
     def waiting_for(self) -> Epoch:
         """The highest epoch that somebody wants closed; 0: nobody waits."""
         return Epoch(self._waits.highest(Milestone.CLOSED))
+
+
+def _wanted(request: Request) -> Epoch:
+    """The epoch that has to be closed for it, as it says itself; 0: none."""
+    if isinstance(request, ReadRequest):
+        return max(request.as_of, request.at_least)
+    return request.closed if isinstance(request, CloseRequest) else Epoch(0)
