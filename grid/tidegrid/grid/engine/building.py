@@ -40,10 +40,11 @@ class Build:
         self.partition = partition
         self.generation = generation
         self.retry_at: float | None = None
-        self._position: Position | None = None
         self._begin()
 
     def _begin(self) -> None:
+        """From the base on: what is here after a failure may not be all."""
+        self._position: Position | None = None
         merged = isinstance(self.partition.tables[self.generation.map], MergedTable)
         self.table = self.partition.tables.new(self.generation.map, merged=merged)
 
