@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MAPS: Final = ("latest", "sums")
+ELSEWHERE: Final = 1 << 30  # beyond the positions of any log
 
 
 class Base(NamedTuple):
@@ -147,7 +148,9 @@ class Regenerator:
                     state = [self._count, chance.randrange(1000), 1]
                     gone = name != "sums" and chance.random() < 0.2
                     value = None if gone else pack(state)
-                    insort(rows.setdefault(key, []), Version(one.epoch, one.position, 1, value), key=_place)
+                    elsewhere = ELSEWHERE if chance.random() < 0.3 else 0  # what another partition's record led to
+                    place = one.position + elsewhere
+                    insort(rows.setdefault(key, []), Version(one.epoch, place, 1, value), key=_place)
             if key in rows:
                 partition = judge.keys.partition(name, key)
                 chain = [(one.value, one.number, (Epoch(one.epoch), Position(one.position), 0)) for one in rows[key]]

@@ -400,6 +400,28 @@ async def test_why_does_not_claim_what_the_code_does_not_put_out_again(grid: Emb
     assert made.possible_count == 1 and made.possible[0].key == (1,) and made.possible[0].value == 1
 
 
+async def test_what_was_newly_routed_is_there_after_a_restart_from_checkpoints(tmp_path: Path) -> None:
+    """Such rows have the positions of the records that they come from, in the logs of other partitions."""
+    before = """
+from tidegrid.triggers import Put, table, trigger
+table("raw", key=("n:int",))
+table("by_value", key=("value:int",))
+
+@trigger(on="raw", emits="by_value")
+def follow(write):
+"""
+    numbers = {n: n * 7_919 for n in range(200)}
+    expected: dict[Any, Any] = {(value,): n for n, value in numbers.items()}
+    async with embedded.open(tmp_path, nodes=2, tick=0.005) as grid:
+        await grid.deploy(("m", before + "    return []\n"))
+        await write(grid, list(numbers.items()))
+        await grid.deploy(("m", before + '    yield Put("by_value", write.value, write.key[0])\n'))
+        assert dict((await grid.regenerate("by_value")).generations) == {"by_value": 2}
+        assert await rows(grid.map("by_value")) == expected
+    async with embedded.open(tmp_path, nodes=1, tick=0.005) as grid:
+        assert await rows(grid.map("by_value")) == expected
+
+
 async def test_it_is_the_code_that_the_log_says_is_in_force(grid: EmbeddedGrid) -> None:
     """Not what the node that is asked has heard of: it may be behind, and would do the last regeneration again."""
     await grid.deploy(code(1))

@@ -6,12 +6,13 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidegrid.grid.engine.building import RETRY_SECONDS
 from tidegrid.grid.engine.checkpoint import checkpoint_chunks
-from tidegrid.grid.engine.effects import LoadBase
+from tidegrid.grid.engine.effects import LoadBase, ReadOutputs
 from tidegrid.grid.engine.table_chunks import table_chunks
 from tidegrid.grid.log.record import DELETE, MERGE, decode_record, decode_section
 from tidegrid.grid.model.errors import UnavailableError
-from tidegrid.grid.model.ids import Epoch, PartitionId
+from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.store.version import Version
 from tidegrid.v1.control_pb2 import ControlRecord, Drop, Generation, MapGeneration, Switch
@@ -40,8 +41,11 @@ KEYS = ("a", "b", "c")
 MAPS = ("copy", "sums")
 
 
+ELSEWHERE = 1 << 30
+
+
 class Regenerated(Stand):
-    """A base says 1,000 for every key that had anything before `since`."""
+    """A base says 1,000 for every key that had anything before `since`; of b, what the log of another partition led to."""
 
     def __init__(self) -> None:
         super().__init__(source=SOURCE)
@@ -53,7 +57,9 @@ class Regenerated(Stand):
             for of in KEYS:
                 held = [stamp for _, _, stamp in self.versions(name, of) if stamp[0] < since]
                 if held:
-                    rows.append((key(of), [(pack(1_000), 1, held[-1])]))
+                    epoch, position, time_ms = held[-1]
+                    place = Position(position + ELSEWHERE * (of == "b"))
+                    rows.append((key(of), [(pack(1_000), 1, (epoch, place, time_ms))]))
             self.bases["base", PartitionId(0), name] = list(table_chunks(name, rows))
         self.declare(ControlRecord(generation=Generation(maps=maps, since=since, base="base")))
         self.read_control()
@@ -225,13 +231,28 @@ def test_a_checkpoint_has_it_and_the_base_is_not_needed_again(stand: Regenerated
     stand.close(stand.node.control.generations.highest_activation)
     stand.bases.clear()
     stand.restart()
-    assert not stand.building and seen(stand, "a") == 1_011
+    assert not stand.building and seen(stand, "a") == 1_011 and seen(stand, "b") == 1_000
     stand.drop(1, "sums")
     assert stand.partition().tables.generation("sums", 1) is None and seen(stand, "a") == 1_011
     stand.checkpoints[PartitionId(0)] = (stand.partition().tail, list(checkpoint_chunks(stand.partition())))
     stand.restart()
     stand.put_now({"a": 1}, map_name="raw")
     assert seen(stand, "a") == 1_012 and stand.partition().tables.generation("sums", 1) is None
+
+
+def test_a_log_that_cannot_be_read_for_once_is_read_from_where_the_base_ends(stand: Regenerated) -> None:
+    stand.outputs_max = 1
+    stand.declare_generation("sums")
+    for value in (10, 20, 30):
+        stand.put_now({"a": value}, map_name="raw")
+    for _ in range(3):
+        stand.build_one()
+    failed = stand.building.pop(0)
+    assert isinstance(failed, ReadOutputs) and failed.after is not None
+    stand.node.tenure.builds.failed(stand.instant.now, failed.build, UnavailableError("the disk is slow", address=""))
+    stand.pass_time(RETRY_SECONDS)
+    stand.build_all()
+    assert [state for _, state in stand.states("sums", "a", 2)] == [1_000, 1_010, 1_030, 1_060]
 
 
 def test_a_base_that_cannot_be_loaded_is_told_of_and_tried_again(stand: Regenerated) -> None:

@@ -12,7 +12,7 @@ Chunks are msgpack arrays that begin with their kind:
     ["reclaimed", horizon]                                                         the last
 
 A generation of a map after the first has its number behind the map's name: see tables.py. Writes go on between slices:
-a slice holds the versions up to the checkpoint's position, the log holds the rest.
+a slice holds the versions up to the checkpoint's position, and those of closed epochs, the log holds the rest.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
 
 
 def _chunks(partition: Partition) -> Iterator[bytes]:
-    position = partition.tail
+    position, closed = partition.tail, partition.memory.closed
     opened = [[at, term] for at, term in partition.opened]
     head = [
         "head",
@@ -81,7 +81,7 @@ def _chunks(partition: Partition) -> Iterator[bytes]:
         part, sessions = sessions[:500], sessions[500:]
         yield _encode(["sessions", part])
     for name, table in every:
-        for rows in table.slices(position, ROWS_PER_SLICE):
+        for rows in table.slices(position, ROWS_PER_SLICE, closed):
             yield from table_chunks(name, rows)
     yield reclaimed_chunk(max((table.horizon for _, table in every), default=Epoch(0)))
 

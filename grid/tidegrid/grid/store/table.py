@@ -281,26 +281,29 @@ class Table:
             rows.append((key, version))
         return rows, False
 
-    def slices(self, position: Position, rows_max: int) -> Iterator[list[tuple[bytes, list[Version]]]]:
+    def slices(
+        self, position: Position, rows_max: int, closed: Epoch = _NO_HORIZON
+    ) -> Iterator[list[tuple[bytes, list[Version]]]]:
         """For a checkpoint: every key with its versions from records up to `position`, in slices of bounded size.
 
+        And with those at or below `closed`, all of which are here: regenerated ones may have the positions of other logs.
         Writes and reclaim may go on between slices: with the records after `position` on top, the same reads come out.
         O(n) at the call, which notes the keys (8 bytes each), then O(versions) a slice.
         """
-        return self._slices(list(self._entries), position, rows_max)
+        return self._slices(list(self._entries), position, rows_max, closed)
 
     def _slices(
-        self, keys: list[bytes], position: Position, rows_max: int
+        self, keys: list[bytes], position: Position, rows_max: int, closed: Epoch
     ) -> Iterator[list[tuple[bytes, list[Version]]]]:
         for first in range(0, len(keys), rows_max):
             rows: list[tuple[bytes, list[Version]]] = []
             for key in keys[first : first + rows_max]:
                 entry = self._entries.get(key)
                 if isinstance(entry, list):
-                    versions = [version for version in entry if version[2][1] <= position]
+                    versions = [version for version in entry if version[2][1] <= position or version[2][0] <= closed]
                     if versions:
                         rows.append((key, versions))
-                elif entry is not None and entry[2][1] <= position:
+                elif entry is not None and (entry[2][1] <= position or entry[2][0] <= closed):
                     rows.append((key, [entry]))
             if rows:
                 yield rows
