@@ -8,14 +8,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.journal.seam import Fold
 from tidegrid.grid.log.entry import Entry
 from tidegrid.grid.model.errors import CorruptionError, StorageFullError
-from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, Position
+from tidegrid.grid.model.ids import CONTROL_LOG, Epoch, LogId, PartitionId, Position
+from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
+from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.grid.runtime.checkpointing import Checkpointing
 from tidegrid.grid.runtime.opening import fold_control
+from tidegrid.grid.store.merged import MERGE, MergedTable
 from tidegrid.v1.control_pb2 import Close, ControlRecord, GridCreated
 
 
@@ -142,3 +146,27 @@ async def test_a_log_that_cannot_be_compacted_is_no_reason_to_end(log: WatchedLo
     assert isinstance(checkpointing.last_error, CorruptionError) and not task.done()
     task.cancel()
     await asyncio.wait([task])
+
+
+async def test_one_that_fails_keeps_no_history() -> None:
+    """While it is taken, a map with a fold keeps what the log after it is folded onto."""
+    log = WatchedLog()
+    await append(log, ControlRecord(created=GridCreated(grid_id=b"g" * 16, partitions=1, limit=9)))
+    partition = Partition(PartitionId(0), Limits(), 1_000, 0)
+    partition.state = PartitionState.OPEN
+    table = partition.tables["sums"] = MergedTable(lambda _: lambda state, _: (state or b"") + b"x", 1_000)
+    node = SimpleNamespace(partitions={0: partition}, control=await fold_control(log))
+    checkpointing = Checkpointing(log, [SimpleNamespace(node=node)], 1)  # type: ignore[list-item]
+
+    def merged(epoch: int) -> None:
+        table.apply([b"k"], [b""], bytes([MERGE]), [epoch], (Epoch(epoch), Position(epoch), 0))
+        table.settle(Epoch(epoch))
+
+    merged(1)
+    log.full = True
+    with pytest.raises(StorageFullError) as kept:
+        await checkpointing.save()
+    for epoch in range(2, 10):
+        merged(epoch)
+    table.reclaim(Epoch(9), 100)
+    assert table.version_count == 1 and kept.tb is not None, "whoever keeps the error keeps nothing else"

@@ -17,7 +17,7 @@ a slice holds the versions up to the checkpoint's position, and those of closed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Final
@@ -38,8 +38,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
-def checkpoint_chunks(partition: Partition) -> Iterator[bytes]:
-    """State as of the partition's tail now. Between chunks the partition may go on."""
+def checkpoint_chunks(partition: Partition) -> Generator[bytes]:
+    """State as of the partition's tail now. Between chunks the partition may go on; close it, for it keeps history."""
     with ExitStack() as pins:
         for _, table in partition.tables.every():
             if isinstance(table, MergedTable):

@@ -8,6 +8,7 @@ checkpoint covers, are compacted beside it (ring/folding.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -57,7 +58,7 @@ class Checkpointing:
             try:
                 self._compact_soon(await self.save())
             except GridError as error:
-                self.last_error = error
+                self.last_error = error.with_traceback(None)  # which would keep what was being saved
                 _log.warning("checkpoint: %s", error)
             self._saved_at = self._log.bytes_written
 
@@ -67,9 +68,10 @@ class Checkpointing:
         for driver in list(self._drivers):  # nodes come and go, and partitions move, while a checkpoint is written
             for partition in list(driver.node.partitions.values()):
                 if partition.serving:
-                    chunks = checkpoint_chunks(partition)
-                    first = next(chunks)
-                    await self._log.save_checkpoint(partition_log(partition.id), partition.tail, _paced(first, chunks))
+                    with contextlib.closing(checkpoint_chunks(partition)) as chunks:  # pins what it has not told yet
+                        first = next(chunks)
+                        log = partition_log(partition.id)
+                        await self._log.save_checkpoint(log, partition.tail, _paced(first, chunks))
         control = self._drivers[0].node.control
         position = control.position
         await self._log.save_checkpoint(CONTROL_LOG, position, _paced(control.to_bytes(), iter(())))
