@@ -460,11 +460,14 @@ class Generation(google.protobuf.message.Message):
     BASE_FIELD_NUMBER: builtins.int
     TIME_MS_FIELD_NUMBER: builtins.int
     BY_FIELD_NUMBER: builtins.int
+    HORIZON_FIELD_NUMBER: builtins.int
     since: builtins.int
     base: builtins.str
     time_ms: builtins.int
     by: builtins.str
     """for people: who asked for it, from where"""
+    horizon: builtins.int
+    """the base has what readers at or above it see"""
     @property
     def maps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -475,8 +478,9 @@ class Generation(google.protobuf.message.Message):
         base: builtins.str = ...,
         time_ms: builtins.int = ...,
         by: builtins.str = ...,
+        horizon: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["base", b"base", "by", b"by", "maps", b"maps", "since", b"since", "time_ms", b"time_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base", b"base", "by", b"by", "horizon", b"horizon", "maps", b"maps", "since", b"since", "time_ms", b"time_ms"]) -> None: ...
 
 global___Generation = Generation
 

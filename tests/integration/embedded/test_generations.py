@@ -16,6 +16,7 @@ from tidegrid.grid.model.errors import (
     CallerError,
     ConfigurationError,
     DeployNotAllowedError,
+    EpochTooOldError,
     UnknownGenerationError,
     UnknownMapError,
     WrongKindError,
@@ -398,6 +399,30 @@ async def test_why_does_not_claim_what_the_code_does_not_put_out_again(grid: Emb
     made = lineage.regenerated
     assert made is not None and "something else" in lineage.broken and not lineage.steps and lineage.raw is None
     assert made.possible_count == 1 and made.possible[0].key == (1,) and made.possible[0].value == 1
+
+
+async def test_what_a_regenerated_map_was_long_ago_is_no_ground_to_go_on_from() -> None:
+    """Its base has what readers at the horizon see: of what was before, `--from` has nothing to keep."""
+    options = GridOptions(history_seconds=0.0)
+    async with embedded.open(None, partitions=1, tick=0.005, options=options) as grid:
+        await grid.deploy(code(1))
+        await write(grid, [(1, 10)])
+        second = await write(grid, [(1, 20)])
+        await grid.deploy(code(2))
+        control = grid.local.drivers[0].node.control
+        while control.horizon < second:
+            await write(grid, [(2, 1)])
+        done = await grid.regenerate("doubled", "sums")
+        kept = control.generations.generation("sums", 2)
+        assert kept is not None and second <= kept.horizon < done.seen_from
+        await grid.deploy(code(3))
+        last = await write(grid, [(1, 30)])
+        for start in (second, kept.horizon):
+            with pytest.raises(EpochTooOldError, match=r"is known as of epoch .* and later: run again") as refused:
+                await grid.regenerate("doubled", "sums", start=start)
+            assert refused.value.fields["earliest"] == kept.horizon + 1
+        await grid.regenerate("doubled", "sums", start=kept.horizon + 1)
+        assert (await rows(grid.map("doubled")))[1,] == {"value": 90} and kept.horizon < last
 
 
 async def test_what_was_newly_routed_is_there_after_a_restart_from_checkpoints(tmp_path: Path) -> None:

@@ -23,11 +23,13 @@ from typing import Any, Final, NamedTuple
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.v1 import control_pb2
 
+_NO_HORIZON: Final = Epoch(0)
 FIRST: Final = 1  # what the triggers made as the writes came
 
 
 class Generation(NamedTuple):
-    """`base` names what stands for its outputs below `since`; `position` is that of its record."""
+    """`base` names what stands for its outputs below `since`, as readers at or above `horizon` see them; `position` is that
+    of its record."""
 
     map: str
     number: int
@@ -36,6 +38,7 @@ class Generation(NamedTuple):
     position: Position
     time_ms: int
     by: str
+    horizon: Epoch = _NO_HORIZON
 
 
 class Switch(NamedTuple):
@@ -116,7 +119,9 @@ class Generations:
             if derived(name):
                 number = self._highest[name] = self._highest.get(name, FIRST) + 1
                 since, base = Epoch(message.since), message.base
-                one = Generation(name, number, since, base, position, message.time_ms, message.by)
+                one = Generation(
+                    name, number, since, base, position, message.time_ms, message.by, Epoch(message.horizon)
+                )
                 self._kept.setdefault(name, {})[number] = one
                 made.append(one)
         return tuple(made)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from tidegrid.grid.engine.catalogs import Catalogs
 from tidegrid.grid.engine.replaying import ReplayCode
-from tidegrid.grid.model.errors import ConfigurationError, UnknownMapError, WrongKindError
+from tidegrid.grid.model.errors import ConfigurationError, EpochTooOldError, UnknownMapError, WrongKindError
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.maps import MapKind, MapSpec
@@ -83,7 +83,7 @@ def plan_of(
     control: ControlState, limits: Limits, names: Iterable[str], start: Epoch = FROM_THE_BEGINNING
 ) -> ReplayPlan:
     """Of these derived maps (none: all) by the code in force, over what was written from `start` on. Raises
-    ConfigurationError, UnknownMapError, WrongKindError."""
+    ConfigurationError, UnknownMapError, WrongKindError, EpochTooOldError."""
     deployed = control.deployment_at(Epoch(control.closed + 1))
     if deployed is None or not deployed.modules:
         raise ConfigurationError("no trigger code is deployed, so nothing derives a map; deploy some first")
@@ -96,6 +96,15 @@ def plan_of(
         raise ConfigurationError(
             f"the code in force has made everything from epoch {before:,} on, so there is nothing to run again from {start:,} on"
         )
+    for name in maps if start else ():
+        seen = control.generations.generation(name, control.generations.at(name, control.closed))
+        if seen is not None and start <= seen.horizon:
+            raise EpochTooOldError(
+                f"what readers see of {name!r} was regenerated, and is known as of epoch {seen.horizon:,} and later: run again "
+                "what was written from an epoch after that on, or everything (without --from)",
+                requested=start,
+                earliest=seen.horizon + 1,
+            )
     facts = [MADE, control.grid_id, control.partitions, deployed.hash, before, maps]
     if start:
         facts += [start, [control.generations.at(name, control.closed) for name in maps]]

@@ -38,7 +38,8 @@ async def declare(log: Log, plan: ReplayPlan, by: str, time_ms: int) -> Numbers:
         missing = [name for name in plan.maps if name not in known(control)]
         if not missing:
             return None
-        made = Generation(maps=missing, since=plan.before, base=plan.name, by=by, time_ms=time_ms)
+        horizon = ControlState.from_bytes(plan.control).horizon
+        made = Generation(maps=missing, since=plan.before, base=plan.name, by=by, time_ms=time_ms, horizon=horizon)
         return ControlRecord(generation=made)
 
     control = await fold_control(log)
