@@ -6,6 +6,7 @@ import asyncio
 import errno
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,17 @@ from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.verify import verify
 from tidegrid.grid.log.entry import Entry
-from tidegrid.grid.model.errors import ConfigurationError, InUseError, LogFailedError, StorageFullError, WrongTailError
-from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, LogId
+from tidegrid.grid.model.errors import (
+    ConfigurationError,
+    InUseError,
+    LogFailedError,
+    StorageFullError,
+    UnavailableError,
+    WrongTailError,
+)
+from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, LogId, Position
 
-from tests.faults.log.simulated_files import Op, SimulatedFiles
+from tests.faults.log.simulated_files import Op, SimulatedFile, SimulatedFiles
 from tests.faults.log.workload import OPTIONS, Workload, check_contents, contents
 
 THREAD_ONLY = LocalLogOptions(segment_bytes=8192, inline_sync_bytes_max=0)
@@ -199,3 +207,30 @@ async def test_a_directory_that_cannot_be_used_is_said(tmp_path: Path) -> None:
         verify(tmp_path / "nothing")
     with pytest.raises(ConfigurationError, match="no log"):
         verify(tmp_path)
+
+
+class FewFiles(SimulatedFiles):
+    exhausted = False
+
+    def open(self, name: str, *, write: bool = False) -> SimulatedFile:
+        if self.exhausted:
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().open(name, write=write)
+
+
+async def test_a_log_that_cannot_be_read_for_a_while_says_so_and_takes_appends() -> None:
+    files = FewFiles()
+    log = await LocalLog.open("", options=replace(OPTIONS, open_segments_max=1), files=files)
+    positions = [BEFORE_FIRST]
+    while len([name for name in files.names if name.endswith(".wal")]) < 4:
+        positions += await log.append([Entry(A, positions[-1], Epoch(len(positions)), b"x" * 500)])
+    files.exhausted = True
+    with pytest.raises(UnavailableError, match=r"could not be read .*too many open files"):
+        await log.read(A, BEFORE_FIRST, 1 << 20)
+    positions += await log.append([Entry(A, positions[-1], Epoch(len(positions)), b"last")])
+    files.exhausted = False
+    found: list[Position] = []
+    while records := await log.read(A, found[-1] if found else BEFORE_FIRST, 1 << 20):
+        found += [record.position for record in records]
+    assert found == positions[1:] and not log.failed
+    await log.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,7 @@ from tidegrid.grid.model.errors import (
     GridError,
     StoppingError,
     StorageFullError,
+    UnavailableError,
     error_from,
 )
 from tidegrid.grid.model.ids import Epoch, LogId, Position
@@ -206,7 +207,11 @@ class LocalLog:
         return self._sequence.tail(log)
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
-        """See `Log.read`. Every record is checked. Raises CorruptionError."""
+        """See `Log.read`. Every record is checked. Raises CorruptionError, UnavailableError."""
+        with self._reading():
+            return await self._read(log, after, bytes_max)
+
+    async def _read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
         self._check_readable()
         if self._sequence.tail(log) <= after:
             return []
@@ -218,7 +223,7 @@ class LocalLog:
             records, complete = await sealed
             bytes_max -= sum(len(record.payload) + RECORD_HEADER_BYTES for record in records)
             if active is not self._active and not records:
-                return await self.read(log, after, bytes_max)
+                return await self._read(log, after, bytes_max)
             if active is not self._active or bytes_max <= 0 or not complete:
                 return records
             after = records[-1].position if records else after
@@ -241,7 +246,19 @@ class LocalLog:
         found = column.position_before(epoch) if column is not None else None
         if found is not None:
             return found
-        return await self._loop.run_in_executor(self._reader, self._history.position_before, log, epoch)
+        with self._reading():
+            return await self._loop.run_in_executor(self._reader, self._history.position_before, log, epoch)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Appends do not depend on it, so the log lives on."""
+        try:
+            yield
+        except OSError as error:
+            raise UnavailableError(
+                f"the log in {self.directory} could not be read ({error}); try again, and look after the disk and the open files",
+                address="",
+            ) from error
 
     def follow(self, log: LogId, wake: Callable[[], None]) -> Callable[[], None]:
         key = object()
@@ -300,9 +317,10 @@ class LocalLog:
         return _again(self._failure)
 
     async def load_checkpoint(self, log: LogId) -> Checkpoint | None:
-        """See `Log.load_checkpoint`. A damaged one is passed over, with a warning: the log has all of it."""
+        """See `Log.load_checkpoint`. A damaged one is passed over, with a warning: the log has all of it. Raises UnavailableError."""
         self._check_readable()
-        found = await self._loop.run_in_executor(self._checkpointer, checkpoints.load, self._files, self._salt, log)
+        with self._reading():
+            found = await self._loop.run_in_executor(self._checkpointer, checkpoints.load, self._files, self._salt, log)
         return Checkpoint(log, *found) if found is not None else None
 
     async def compact(self, log: LogId, through: Position, fold: Fold) -> int:

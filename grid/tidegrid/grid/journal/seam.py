@@ -72,7 +72,10 @@ class Log(Protocol):
         ...
 
     async def read(self, log: LogId, after: Position, bytes_max: int) -> list[LogRecord]:
-        """Durable records after `after`, in order: at least one if there is one, then up to about `bytes_max`."""
+        """Durable records after `after`, in order: at least one if there is one, then up to about `bytes_max`.
+
+        Raises CorruptionError, and UnavailableError: not now, perhaps later; so do the next and `load_checkpoint`.
+        """
         ...
 
     async def position_before(self, log: LogId, epoch: Epoch) -> Position:
@@ -91,7 +94,7 @@ class Log(Protocol):
         ...
 
     async def load_checkpoint(self, log: LogId) -> Checkpoint | None:
-        """The newest whole checkpoint. Raises CorruptionError."""
+        """The newest whole checkpoint. Its chunks raise CorruptionError and OSError."""
         ...
 
     async def compact(self, log: LogId, through: Position, fold: Fold) -> int:

@@ -38,6 +38,7 @@ from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, NodeId, Pa
 from tidegrid.grid.ring.messages import Envelope
 from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.clock import Clock
+from tidegrid.grid.runtime.patience import patiently
 from tidegrid.grid.runtime.peers import Peers
 from tidegrid.grid.runtime.pool import Pool, WorkerOptions
 from tidegrid.triggers.budget import Watch
@@ -311,7 +312,8 @@ class Driver:
 
     async def _read_log(self, effect: ReadLog) -> None:
         try:
-            records = await self.log.read(partition_log(effect.partition), effect.after, LOG_READ_BYTES)
+            name = partition_log(effect.partition)
+            records = await patiently(partial(self.log.read, name, effect.after, LOG_READ_BYTES))
             self.node.log_read(self._clock.instant(), effect, records)
         except GridError as error:
             self._fail(error)
@@ -351,12 +353,14 @@ class Driver:
 
     async def _load_checkpoint(self, effect: LoadCheckpoint) -> None:
         try:
-            saved = await self.log.load_checkpoint(partition_log(effect.partition))
+            saved = await patiently(partial(self.log.load_checkpoint, partition_log(effect.partition)))
             position, chunks = (saved.position, saved.chunks) if saved is not None else (BEFORE_FIRST, ())
             for _ in self.node.checkpoint_loaded(self._clock.instant(), effect, position, chunks):
                 await asyncio.sleep(0)
         except GridError as error:
             self._fail(error)
+        except OSError as error:  # in the midst of it
+            self._fail(GridError(f"the checkpoint of partition {effect.partition} could not be read: {error}"))
         self._soon()
 
     async def _check_tails(self, effect: CheckTails) -> None:
@@ -382,7 +386,11 @@ class Driver:
             position = Position(-1)
             while position != self.node.control.position:
                 position = self.node.control.position
-                records = await self.log.read(CONTROL_LOG, position, CONTROL_READ_BYTES)
+                try:
+                    records = await patiently(partial(self.log.read, CONTROL_LOG, position, CONTROL_READ_BYTES))
+                except GridError as error:
+                    self._fail(error)
+                    return
                 if records:
                     self.node.control_records(self._clock.instant(), records)
             if self._at_tail_wanted:
