@@ -42,6 +42,7 @@ def test_help(name: str) -> None:
     summary = command.help.partition("\n")[0]
     assert summary.endswith(".") and summary.partition(".")[0] in result.stdout
     assert "Examples:" in result.stdout and f"$ tidegrid {name}" in result.stdout
+    assert "\\[" not in result.stdout and "[[" not in result.stdout, "brackets that typer sets, or does not take away"
     for parameter in command.params:
         if parameter.param_type_name == "option":
             assert parameter.help, f"{name} {parameter.opts}"

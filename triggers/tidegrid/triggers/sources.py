@@ -1,6 +1,6 @@
 """Finds the source text of trigger modules: a file, or an installed module by its path. Reads, runs nothing of them.
 
-This is the one file of the package that touches the disk.
+This file and packages.py, which lists the files of a package, are the ones of this floor that look at the disk.
 """
 
 from __future__ import annotations

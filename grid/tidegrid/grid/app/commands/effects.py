@@ -29,7 +29,7 @@ async def effects(
     call: Invocation,
     module: Annotated[
         str | None,
-        typer.Argument(metavar="[MODULE]", show_default=False, help="flights.py, or the path of an installed module."),
+        typer.Argument(metavar="MODULE", show_default=False, help="flights.py, or the path of an installed module."),
     ] = None,
     state: Annotated[
         Path,

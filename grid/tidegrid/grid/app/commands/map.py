@@ -27,7 +27,7 @@ async def create(
         typer.Option(
             "--key",
             "-k",
-            metavar="FIELD\\[:TYPE],...",
+            metavar="FIELD[:TYPE],...",
             help="The elements of a key, each of type str, int, float, bool, bytes or any. Without: any key goes.",
         ),
     ] = "",

@@ -38,9 +38,7 @@ parked = typer.Typer(
 @client_command()
 async def list_parked(
     call: Invocation,
-    map_name: Annotated[
-        str | None, typer.Argument(metavar="[MAP]", show_default=False, help="Only of this map.")
-    ] = None,
+    map_name: Annotated[str | None, typer.Argument(metavar="MAP", show_default=False, help="Only of this map.")] = None,
 ) -> None:
     """List parked writes: stored, visible, and without what their triggers would have made of them.
 
@@ -73,7 +71,7 @@ async def redrive(
     call: Invocation,
     which: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MAP|ID...]", show_default=False, help="A map, or ids as `tidegrid parked` says them."),
+        typer.Argument(metavar="MAP|ID", show_default=False, help="A map, or ids as `tidegrid parked` says them."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that is parked, of all maps.")] = False,
     force: Annotated[
