@@ -221,6 +221,37 @@ async def test_several_nodes_and_everything_is_gone_at_the_end() -> None:
             os.kill(pid, 0)
 
 
+async def test_no_write_is_to_blame_for_workers_that_were_killed_while_they_were_idle(grid: EmbeddedGrid) -> None:
+    raw, pool = grid.map("raw"), grid.local.pool
+    await raw.put_many([(f"k{n}", n) for n in range(200)])
+    processes = {worker.process for worker in (*pool._idle, *pool._busy)}
+    while pool._busy:
+        await asyncio.gather(*(raw.put(f"k{n}", n) for n in range(4)))
+    for process in processes:
+        process.kill()
+        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert (await raw.put("after", 1)).version == 1
+    assert processes.isdisjoint(worker.process for worker in (*pool._idle, *pool._busy))
+
+
+async def test_a_turn_of_one_that_gives_up_is_anothers() -> None:
+    async with opened() as grid:
+        await grid.map("raw").put("a", 1)
+        pool = grid.local.pool
+        taken = [pool._idle.pop() for _ in pool._idle[:]]
+        pool._busy.update(taken)
+        code = taken[0].code
+        while len(taken) < 2:
+            taken.append(await pool._taken(code))
+        one, other = (asyncio.create_task(pool._taken(code)) for _ in range(2))
+        await asyncio.sleep(0)
+        pool._give_back(taken.pop(), kept=True)
+        one.cancel()
+        taken.append(await asyncio.wait_for(other, 10.0))
+        for worker in taken:
+            pool._give_back(worker, kept=True)
+
+
 async def test_a_suspended_trigger_shows_and_is_resumed(caplog: pytest.LogCaptureFixture) -> None:
     async with opened(nodes=2) as grid:
         raw = grid.map("raw")

@@ -233,6 +233,7 @@ class Pool:
         while True:
             if self._closed:
                 raise UnavailableError("the node is stopping", address="")
+            self._bury()
             for worker in self._idle:
                 if worker.code == code:
                     self._idle.remove(worker)
@@ -252,7 +253,19 @@ class Pool:
                 return worker
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._wake()  # it was this one's turn, and now is another's
+                raise
+
+    def _bury(self) -> None:
+        """Idle ones that somebody has killed, the machine for want of memory say: no row is to blame for that."""
+        for worker in [worker for worker in self._idle if worker.process.poll() is not None]:
+            self._idle.remove(worker)
+            worker.kill()
+            self._count -= 1
 
     def _give_back(self, worker: Worker, kept: bool) -> None:
         self._busy.discard(worker)
