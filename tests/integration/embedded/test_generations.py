@@ -15,6 +15,7 @@ from tidegrid.embedded import EmbeddedGrid
 from tidegrid.grid.model.errors import (
     CallerError,
     ConfigurationError,
+    CorruptionError,
     DeployNotAllowedError,
     EpochTooOldError,
     UnknownGenerationError,
@@ -423,6 +424,26 @@ async def test_what_a_regenerated_map_was_long_ago_is_no_ground_to_go_on_from() 
             assert refused.value.fields["earliest"] == kept.horizon + 1
         await grid.regenerate("doubled", "sums", start=kept.horizon + 1)
         assert (await rows(grid.map("doubled")))[1,] == {"value": 90} and kept.horizon < last
+
+
+def lose(directory: Path, pattern: str) -> None:
+    lost = list(directory.glob(pattern))
+    assert lost
+    for path in lost:
+        path.unlink()
+
+
+async def test_a_base_that_is_damaged_is_told_of_where_it_matters(tmp_path: Path) -> None:
+    async with embedded.open(tmp_path, partitions=2, tick=0.005) as grid:
+        await grid.deploy(code(1))
+        await write(grid, OLD)
+        await grid.deploy(code(2))
+        await grid.regenerate("doubled", "sums")
+    lose(tmp_path, "partition-*.checkpoint")  # as if the machine had gone down before there was one
+    lose(tmp_path, "regeneration/*/p00001.base")
+    with pytest.raises(CorruptionError, match=r"the base .* in partition 1 cannot be read: .* restore that file"):
+        async with embedded.open(tmp_path, tick=0.005):
+            pass
 
 
 async def test_what_was_newly_routed_is_there_after_a_restart_from_checkpoints(tmp_path: Path) -> None:

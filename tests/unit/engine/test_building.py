@@ -282,3 +282,52 @@ def test_maps_of_one_generation_cost_nothing(stand: Regenerated) -> None:
     stand.build_all()
     names = [name for name, _ in stand.partition().tables.every()]
     assert sorted(names) == sorted([*stand.partition().tables, "sums@2"])
+
+
+def test_a_partition_opens_without_what_nobody_sees_and_cannot_be_built(stand: Regenerated) -> None:
+    stand.declare_generation("sums")
+    stand.build_all()
+    chunks = stand.bases.pop(("base", PartitionId(0), "sums"))
+    stand.start()
+    stand.open_all()
+    assert stand.partition().state is PartitionState.OPENING
+    stand.build_one()
+    stand.open_all()
+    assert stand.partition().state is PartitionState.OPEN and seen(stand, "a") == 3
+    assert stand.partition().tables.generation("sums", 2) is None and stand.node.tenure.builds.stuck(1) is None
+    stand.put_now({"a": 5}, map_name="raw")
+    stand.bases["base", PartitionId(0), "sums"] = chunks
+    stand.pass_time(RETRY_SECONDS)
+    stand.build_all()
+    assert [state for _, state in stand.states("sums", "a", 2)] == [1_000, 1_005]
+
+
+def test_a_partition_waits_for_what_readers_see_until_it_is_dropped_or_there(stand: Regenerated) -> None:
+    stand.declare_generation("sums")
+    stand.build_all()
+    stand.switch(2, "sums")
+    stand.close(stand.node.control.generations.highest_activation)
+    chunks = stand.bases.pop(("base", PartitionId(0), "sums"))
+    stand.start()
+    stand.open_all()
+    for tries in range(1, 4):
+        stand.build_one()
+        stand.open_all()
+        stand.pass_time(RETRY_SECONDS)
+        assert stand.partition().state is PartitionState.OPENING
+        assert stand.node.tenure.builds.stuck(tries) is not None and stand.node.tenure.builds.stuck(tries + 1) is None
+    stand.bases["base", PartitionId(0), "sums"] = chunks
+    stand.build_all()
+    stand.open_all()
+    assert stand.partition().state is PartitionState.OPEN and seen(stand, "a") == 1_000
+
+
+def test_what_is_dropped_while_a_partition_waits_for_it_is_waited_for_no_longer(stand: Regenerated) -> None:
+    stand.declare_generation("sums")
+    stand.build_all()
+    stand.start()
+    stand.open_all()
+    assert stand.partition().state is PartitionState.OPENING and stand.building
+    stand.drop(2, "sums")
+    stand.open_all()
+    assert stand.partition().state is PartitionState.OPEN and not stand.node.tenure.builds.pending

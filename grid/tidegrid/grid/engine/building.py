@@ -40,6 +40,7 @@ class Build:
         self.partition = partition
         self.generation = generation
         self.retry_at: float | None = None
+        self.failures = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -91,7 +92,7 @@ class Build:
 
 
 class Builds:
-    """All of a node. `complete` is told of every partition to which one was added."""
+    """All of a node. `complete` is told of every partition to which one was added, or where one failed."""
 
     def __init__(
         self, control: ControlState, emit: Callable[[Effect], None], complete: Callable[[Partition], None]
@@ -103,7 +104,8 @@ class Builds:
         self.problems: dict[BuildId, GridError] = {}
 
     def look(self, partition: Partition) -> bool:
-        """Begins what is missing there, and lets go of what was dropped. Whether anything is missing."""
+        """Begins what is missing there, and lets go of what was dropped. Whether to wait: for what is being built, unless it
+        has failed and nobody sees it."""
         missing = partition.tables.missing(self._control.generations)
         wanted = {(partition.id, partition.claim, one.map, one.number) for one in missing}
         for known in [known for known in self._builds if known[0] == partition.id and known not in wanted]:
@@ -113,7 +115,15 @@ class Builds:
             if build.id not in self._builds:
                 self._builds[build.id] = build
                 self._emit(build.load())
-        return bool(missing)
+        return any(build.id not in self.problems or self._seen(build) for build in self._of(partition))
+
+    def _of(self, partition: Partition) -> list[Build]:
+        return [build for build in self._builds.values() if build.partition is partition]
+
+    def _seen(self, build: Build) -> bool:
+        """By readers, now or by a switch that is known."""
+        one, control = build.generation, self._control
+        return one.number in control.generations.seen_from(one.map, control.closed)
 
     def forget(self, number: PartitionId) -> None:
         """The partition is another node's."""
@@ -154,6 +164,8 @@ class Builds:
         if build is not None:
             self.problems[known] = error
             build.retry_at = now + RETRY_SECONDS
+            build.failures += 1
+            self._complete(build.partition)  # which perhaps need not wait for it
 
     def time_passed(self, now: float) -> None:
         for build in self._builds.values():
@@ -163,6 +175,13 @@ class Builds:
 
     def deadline(self) -> float | None:
         return min((one.retry_at for one in self._builds.values() if one.retry_at is not None), default=None)
+
+    def stuck(self, failures: int) -> GridError | None:
+        """What has kept one that readers see from being built, so many times."""
+        for known, build in self._builds.items():
+            if build.failures >= failures and self._seen(build):
+                return self.problems[known]
+        return None
 
     @property
     def pending(self) -> Sequence[BuildId]:

@@ -163,6 +163,9 @@ class Tenure:
             if partition.serving:
                 partition.tables.follow(control.generations, control.closed)
                 self.builds.look(partition)
+            elif (opening := self.openings.get(partition.id)) is not None and opening.incomplete:
+                if not self.builds.look(partition):
+                    self._built(partition)  # what it waited for was dropped
 
     def open_landed(self, now: float, slot: Slot, position: Position) -> None:
         opening = self.opening(slot.partition, slot.term)

@@ -99,7 +99,7 @@ class Generations:
         switches = self._switches.get(map_name)
         return switches[-1].number if switches else FIRST
 
-    def _seen_from(self, map_name: str, closed: Epoch) -> set[int]:
+    def seen_from(self, map_name: str, closed: Epoch) -> set[int]:
         """What readers see at `closed` or will see after it, if only for an epoch between two switches."""
         later = (one.number for one in self._switches.get(map_name, ()) if one.acts_at > closed)
         return {self.at(map_name, closed), *later}
@@ -144,7 +144,7 @@ class Generations:
         made: list[tuple[str, int]] = []
         for of in message.of:
             name, number = of.map, of.number
-            if number in self.kept(name) and number not in self._seen_from(name, closed):
+            if number in self.kept(name) and number not in self.seen_from(name, closed):
                 if number == FIRST:
                     self._without_first.add(name)
                 else:

@@ -55,6 +55,6 @@ class Bases:
                 yield from piece.chunks(base_label(map_name))
         except (FormatError, OSError) as error:
             raise CorruptionError(
-                f"the base {base!r} of map {map_name!r} in partition {number} cannot be read ({error}); regenerate it",
+                f"the base {base!r} of map {map_name!r} in partition {number} cannot be read: {error}",
                 partition=number,
             ) from error
