@@ -152,10 +152,14 @@ class Tenure:
             self._opened(now, opening.partition)
 
     def _built(self, partition: Partition) -> None:
-        opening = self.opening(partition.id, partition.claim)
-        if opening is not None and opening.incomplete:
+        if self._incomplete(partition):
+            opening = self.openings[partition.id]
             opening.incomplete = False
             opening.read_on()
+
+    def _incomplete(self, partition: Partition) -> bool:
+        opening = self.opening(partition.id, partition.claim)
+        return opening is not None and opening.incomplete
 
     def generations_changed(self) -> None:
         control = self._control
@@ -163,9 +167,8 @@ class Tenure:
             if partition.serving:
                 partition.tables.follow(control.generations, control.closed)
                 self.builds.look(partition)
-            elif (opening := self.openings.get(partition.id)) is not None and opening.incomplete:
-                if not self.builds.look(partition):
-                    self._built(partition)  # what it waited for was dropped
+            elif self._incomplete(partition) and not self.builds.look(partition):
+                self._built(partition)  # what it waited for was dropped
 
     def open_landed(self, now: float, slot: Slot, position: Position) -> None:
         opening = self.opening(slot.partition, slot.term)
