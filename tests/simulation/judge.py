@@ -103,7 +103,7 @@ class Judge:
         self.sent: dict[RequestId, SentRow] = {}
         self.valid: dict[RequestId, tuple[int, int]] = {}  # (version, epoch)
         self.positions_of: dict[RequestId, int] = {}
-        self.refused: dict[RequestId, str] = {}
+        self.refused: dict[RequestId, GridError] = {}
         # Refusals are not remembered for named sessions, so a late copy, with which a worker is stopped, is parked.
         self.parked_late: set[RequestId] = set()
         self.groups: dict[bytes, list[RequestId]] = {}  # what belongs together
@@ -352,7 +352,7 @@ class Judge:
     ) -> None:
         if request in self.valid:
             raise Violation(f"I7: {_shown(request)} is in the log twice")
-        if request in self.refused and request not in self.parked_late:
+        if request in self.refused and self._for_good(request, self.refused[request]):
             raise Violation(f"I12: {_shown(request)} is in the log, its client was told: {self.refused[request]}")
         sent = self.sent.get(request)
         if sent is None or (sent.map, sent.key, sent.value) != (name, key, value):
@@ -450,9 +450,15 @@ class Judge:
 
     def told_refused(self, request: RequestId, error: GridError) -> None:
         """The client has got a refusal that is final."""
-        if request in self.valid and request not in self.parked_late:
+        if request in self.valid and self._for_good(request, error):
             raise Violation(f"I12: {_shown(request)} was refused ({error}) and is in the log")
-        self.refused[request] = str(error)
+        self.refused[request] = error
+
+    def _for_good(self, request: RequestId, error: GridError) -> bool:
+        """A late copy of what a trigger rejected under a named session may meet another owner, who stands at an epoch at which
+        other code is in force, or none."""
+        judged_anew = request[0][0] == NAMED_SESSION and isinstance(error, RejectedError)
+        return not judged_anew and request not in self.parked_late
 
     def plausible(self, request: RequestId, error: GridError) -> None:
         """A node answers this now: it may rest on nothing that is not in the log."""
