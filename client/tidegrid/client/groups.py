@@ -25,7 +25,7 @@ from tidegrid.client.commit import Commits, GroupWrite
 from tidegrid.client.entry import Ack
 from tidegrid.client.lane import MESSAGE_SHARE
 from tidegrid.client.map import Map
-from tidegrid.grid.model.errors import CallerError, TooLargeError
+from tidegrid.grid.model.errors import CallerError, DeadlineError, TooLargeError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
@@ -146,7 +146,14 @@ class CommitGroup:
         epoch, acks = await self._commits.commit(self._writes, until)
         self._outcome = GroupOutcome(epoch, acks)
         if self._ack == "closed":
-            await self._wait_closed(epoch, until - asyncio.get_running_loop().time())
+            try:
+                await self._wait_closed(epoch, until - asyncio.get_running_loop().time())
+            except DeadlineError:
+                raise DeadlineError(
+                    f"the group is durable, but its epoch {epoch} did not close within the deadline; see `tidegrid status` for who holds "
+                    "time back",
+                    epoch=epoch,
+                ) from None
 
 
 def _condition(if_version: int | None, if_absent: bool) -> int | None:

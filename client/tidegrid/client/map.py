@@ -384,7 +384,8 @@ class Map:
 
         Those after epoch `after` (exclusive), up to `through` (inclusive). All durable ones, also where no close covers
         them yet, and of any age: what memory no longer holds is looked for in the log of the key's partition, which
-        takes a while for a long one. `deadline` is for each page. Raises WrongKindError on a stream.
+        takes a while for a long one. Of a map with a fold, those above the horizon only: from before it an
+        EpochTooOldError. `deadline` is for each page. Raises WrongKindError on a stream.
         """
         if not self._partitions:
             await self._resolve()
@@ -423,8 +424,8 @@ class Map:
     ) -> Feed:
         """A feed of the map's changes: `async with map.subscribe(...) as feed: async for batch in feed: ...`
 
-        After epoch `after` (exclusive; any age: what memory no longer holds comes from the log; 0 is everything), or
-        from now on. `snapshot`: first the map's state as of an epoch, then the changes after it. `marks`: also empty
+        After epoch `after` (exclusive; any age: what memory no longer holds comes from the log; 0 is everything; of maps with
+        a fold, and across the switch of a regenerated one, as far as memory reaches, else EpochTooOldError), or from now on. `snapshot`: first the map's state as of an epoch, then the changes after it. `marks`: also empty
         batches, which say that nothing happened up to their epoch. `patience`: seconds without an owner before the
         feed ends with UnavailableError.
         """

@@ -367,6 +367,13 @@ async def test_a_cancelled_group_gives_its_names_up(fake: FakeGrid, grid: Grid) 
     assert (batch.first_sequence, batch.lowest_unanswered) == (2, 2)
 
 
+async def test_a_group_that_is_stored_and_not_closed_in_time_says_so(fake: FakeGrid, grid: Grid) -> None:
+    with pytest.raises(DeadlineError, match="the group is durable, but its epoch 5 did not close") as late:
+        async with grid.commit_group(ack="closed", deadline=0.2) as group:
+            group.map("m").put(1, 1)
+    assert group.outcome.epoch == late.value.fields["epoch"] == 5
+
+
 async def test_a_closed_client_commits_nothing(fake: FakeGrid) -> None:
     async with connect("node0:1", transport=fake.transport()) as grid:
         await grid.map("m").spec()
