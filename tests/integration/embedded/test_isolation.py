@@ -229,7 +229,7 @@ async def test_no_write_is_to_blame_for_workers_that_were_killed_while_they_were
         await asyncio.gather(*(raw.put(f"k{n}", n) for n in range(4)))
     for process in processes:
         process.kill()
-        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        await asyncio.to_thread(process.wait)
     assert (await raw.put("after", 1)).version == 1
     assert processes.isdisjoint(worker.process for worker in (*pool._idle, *pool._busy))
 
