@@ -22,11 +22,13 @@ from tidegrid.grid.model.errors import (
     UnknownMapError,
     WrongKindError,
 )
+from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.rpc.regenerating import Regenerating
 from tidegrid.grid.runtime.deployments import DeployPolicy, DeployRules
 from tidegrid.grid.runtime.driver import Driver
 from tidegrid.grid.runtime.local_grid import GridOptions
+from tidegrid.grid.runtime.replay_plan import plan_of
 from tidegrid.v1 import grid_pb2
 
 HEAD = """
@@ -424,6 +426,26 @@ async def test_what_a_regenerated_map_was_long_ago_is_no_ground_to_go_on_from() 
             assert refused.value.fields["earliest"] == kept.horizon + 1
         await grid.regenerate("doubled", "sums", start=kept.horizon + 1)
         assert (await rows(grid.map("doubled")))[1,] == {"value": 90} and kept.horizon < last
+
+
+async def test_what_is_kept_of_regenerations() -> None:
+    """In memory the bases of generations that are kept, as on a disk; and other limits make another regeneration."""
+    async with embedded.open(partitions=2, tick=0.005) as grid:
+        await grid.deploy(code(1))
+        await write(grid, OLD)
+        for factor in (2, 3):
+            await grid.deploy(code(factor))
+            await grid.regenerate("doubled")
+            await write(grid, NEW)
+        await grid.show_generations({"doubled": 3})
+        await grid.drop_generations({"doubled": 2})
+        await grid.deploy(code(4))
+        await grid.regenerate("doubled")
+        driver = grid.local.drivers[0]
+        kept = {one.base for one in driver.node.control.generations.regenerated()}
+        assert len(kept) == 2 and {base for base, _, _ in driver.bases._in_memory} == kept
+        names = [plan_of(driver.node.control, limits, ["doubled"]).name for limits in (Limits(), Limits(outputs_max=7))]
+        assert names[0] != names[1]
 
 
 def lose(directory: Path, pattern: str) -> None:

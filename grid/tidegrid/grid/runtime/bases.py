@@ -5,7 +5,7 @@ A grid in memory keeps them in memory. A base goes when no generation rests on i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from tidegrid.grid.engine.pieces import base_label
@@ -39,6 +39,10 @@ class Bases:
             for name in plan.maps:
                 found = self._read(PosixFiles(folder), plan.name, number, name)
                 self._in_memory[plan.name, number, name] = list(found)
+
+    def forget(self, kept: Container[str]) -> None:
+        """Those in memory, but for these."""
+        self._in_memory = {key: chunks for key, chunks in self._in_memory.items() if key[0] in kept}
 
     def chunks(self, base: str, number: PartitionId, map_name: str) -> Iterator[bytes]:
         """Raises CorruptionError: it is damaged, or not there."""

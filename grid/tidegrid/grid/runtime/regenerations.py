@@ -74,9 +74,10 @@ class Regenerations:
 
     async def _run(self, made: Regeneration, by: str | None) -> RegenerationReport:
         plan = made.plan
+        kept = {plan.name, *(one.base for one in (await fold_control(self._log)).generations.regenerated())}
+        self._bases.forget(kept)
         if isinstance(self._log, LocalLog):
-            rest_on = {one.base for one in (await fold_control(self._log)).generations.regenerated()}
-            await asyncio.to_thread(forget_others, Path(self._log.directory), {plan.name, *rest_on})
+            await asyncio.to_thread(forget_others, Path(self._log.directory), kept)
         report = await made.run()
         if by is not None:
             made.step(BUILDING)

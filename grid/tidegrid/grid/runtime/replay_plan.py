@@ -1,6 +1,6 @@
 """What a regeneration is of, as any process can take it up: plain values, and what follows from them alone.
 
-Its name is a hash of what it depends on: grid, code, maps and the epoch from which the code acts. Asked for again, it
+Its name is a hash of what it depends on: grid, code, limits, maps and the epoch from which the code acts. Asked for again, it
 is the same one, and goes on where the one before ended. How it is done (workers, pace) is not part of it.
 
     <log directory>/regeneration/<name>/p00007-0.piece      partition 7, pass 0          (journal/pieces.py)
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, Final
 
 import msgspec
@@ -105,7 +105,7 @@ def plan_of(
                 requested=start,
                 earliest=seen.horizon + 1,
             )
-    facts = [MADE, control.grid_id, control.partitions, deployed.hash, before, maps]
+    facts = [MADE, control.grid_id, control.partitions, deployed.hash, before, maps, astuple(limits)]
     if start:
         facts += [start, [control.generations.at(name, control.closed) for name in maps]]
     name = hashlib.sha256(msgspec.msgpack.encode(facts)).hexdigest()[:24]
