@@ -116,7 +116,7 @@ def test_a_key_of_another_partition_is_an_error_that_shows_the_way():
     assert f"grid.get('raw', ('{group}', 1))" in found.message
     assert f"this write in partition {bench.partition}" in found.message
     assert (
-        "look-ups reach only keys of the same partition: declare the map as a reference, or give both maps the same affinity"
+        "look-ups reach only keys of the same partition: declare the map as a reference, or place both by the same elements of their keys (affinity=)"
         in found.message
     )
 

@@ -170,7 +170,7 @@ def unreadable(what: str, map: str) -> TriggerModuleError:
 def _out_of_reach(map: str, key: object, partition: int, own: int) -> TriggerModuleError:
     return TriggerModuleError(
         f"grid.get({map!r}, {key!r}): that key is in partition {partition}, this write in partition {own}; look-ups reach only "
-        "keys of the same partition: declare the map as a reference, or give both maps the same affinity",
+        "keys of the same partition: declare the map as a reference, or place both by the same elements of their keys (affinity=)",
         map=map,
         partition=partition,
         own=own,
