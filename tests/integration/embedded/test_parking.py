@@ -175,3 +175,40 @@ async def test_a_page_is_no_limit(monkeypatch: pytest.MonkeyPatch, grid: Embedde
     outcomes = await grid.redrive(*(write.id for write in reversed(found)))
     assert [outcome.id for outcome in outcomes] == [write.id for write in reversed(found)]
     assert set(words(outcomes)) == {"redriven"} and await grid.parked() == []
+
+
+HALF = """
+import json
+from tidegrid.triggers import *
+table("raw", key=("k",)); table("out", like="raw"); table("near", key=("n:int",)); stream("end", key=("n:int",))
+
+@trigger(on="raw", emits=("out", "near"), on_error="park")
+def make(write):
+    kind, text = json.loads(write.value)
+    if kind == "fails":
+        raise ValueError(text)
+    if kind == "rejects":
+        raise Reject(text)
+    yield Put("near", 1, write.value)
+
+@trigger(on="near", emits="end")
+def go_on(write):
+    raise ValueError(json.loads(write.value)[1])
+"""
+
+
+async def test_a_text_that_no_utf8_can_say_harms_nobody() -> None:
+    """JSON may hold half of a surrogate pair, and an error may quote it; also in a partition that the row was routed to."""
+    async with embedded.open(partitions=4, tick=0.005) as grid:
+        await grid.deploy(("module", HALF))
+        raw = grid.map("raw")
+        assert "\\ud83d" in ((await raw.put("a", '["fails", "\\ud83d"]')).parked or "")
+        with pytest.raises(RejectedError, match=r"\\ud83d"):
+            await raw.put("b", '["rejects", "\\ud83d"]')
+        outcomes = await raw.put_many([(key, '["goes on", "\\ud83d"]') for key in "cdefgh"])
+        stored = [
+            one for one in outcomes if not isinstance(one, RejectedError)
+        ]  # those that are not in one partition with it
+        assert stored
+        await grid.wait_closed(max(one.epoch for one in stored))
+        assert grid.local.failure is None and len(await grid.parked()) == 1 + len(stored)

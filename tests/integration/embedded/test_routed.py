@@ -171,3 +171,32 @@ async def test_what_sets_off_triggers_is_not_overtaken_by_what_does_not() -> Non
         epoch = await grid.tick()
         assert await rows(grid.map("moved"), epoch) == {(n % 7, n): 2 for n in range(40)}
         assert await rows(grid.map("after"), epoch) == {(n,): 1 for n in range(40)}
+
+
+CIRCLE = """
+from tidegrid.triggers import *
+table("raw", key=("n:int",)); table("there", key=("n:int",)); table("back", key=("n:int",))
+
+@trigger(on="raw", emits="there")
+def begin(write):
+    yield Put("there", write.key[0] + 1, 1)
+
+@trigger(on="there", emits="back")
+def go(write):
+    yield Put("back", write.key[0] + 1, 1)
+
+@trigger(on="back", emits="there")
+def come(write):
+    yield Put("there", write.key[0] + 1, 1)
+"""
+
+
+async def test_a_circle_through_several_partitions_ends_and_time_goes_on() -> None:
+    async with embedded.open(partitions=16, tick=0.005) as grid:
+        await grid.deploy(("module", CIRCLE))
+        ack = await grid.map("raw").put(0, 1)
+        await grid.wait_closed(ack.epoch)
+        (parked,) = await grid.parked()
+        assert "do their maps form a circle" in parked.message
+        ends = await grid.map("raw").put(100, 1)
+        await grid.wait_closed(ends.epoch)

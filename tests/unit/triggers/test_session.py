@@ -563,3 +563,9 @@ def test_an_overrun_that_comes_while_it_is_taken_back_ends_with_its_row(fails, o
     assert type(found) is Rejection and found.failed and ("for longer than its budget" in found.message) == overran
     assert settled == [None, None] and not watch.stopping and watch.overruns == ["f"] * overran
     assert type(bench.put(False)) is list and len(settled) == 2, "the next row is not concerned"
+
+
+@pytest.mark.parametrize("body", ["raise ValueError('unknown \\ud83d')", "raise Reject('unknown \\ud83d')"])
+def test_what_no_utf8_can_say_is_written_out(body):
+    found = Bench(F + f"    {body}\n").put(1)
+    assert found.reason.endswith("unknown \\ud83d") and found.message.isascii()

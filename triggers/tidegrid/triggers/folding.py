@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tidegrid.grid.model.limits import Limits
+from tidegrid.grid.model.texts import sayable
 from tidegrid.grid.model.values import decode_value, encode_value
 from tidegrid.triggers.blame import text_of
 from tidegrid.triggers.declare import FoldFunction
@@ -34,5 +35,5 @@ class BoundFold:
             raise
         except BaseException as error:
             self.failures += 1
-            self.last_failure = text_of(error)
+            self.last_failure = sayable(text_of(error))
             return state

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tidegrid.grid.model.texts import sayable
+
 
 class Rejection(NamedTuple):
     """`failed` is False where the trigger raised Reject, True for any other exception and for a broken rule.
@@ -28,7 +30,7 @@ KEY_TEXT_MAX = 200
 
 def key_text(key: object) -> str:
     """The key for people, shortened."""
-    text = repr(key)
+    text = sayable(repr(key))
     return text if len(text) <= KEY_TEXT_MAX else text[: KEY_TEXT_MAX - 3] + "..."
 
 
@@ -43,7 +45,7 @@ def rejection(
     suspended: bool = False,
 ) -> Rejection:
     """`module` and `line` are 0 and empty where no code of an author is at fault."""
-    text = key_text(key)
+    text, reason = key_text(key), sayable(reason)
     if failed:
         where = f", module {module!r}, line {line}," if line else ""
         message = f"trigger {trigger!r}{where} failed on key {text}: {reason}"

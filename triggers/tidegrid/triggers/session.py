@@ -177,6 +177,8 @@ class Session:
                     if len(outputs) + len(self.routed) >= limits.outputs_max:
                         _refuse_count(limits.outputs_max)
                     if partition != self._partition:
+                        if depth >= limits.chain_depth_max and target.map.triggers:
+                            _refuse_depth(target.map, limits.chain_depth_max)
                         self.routed.append((partition, depth, (out_op, target.name, encoded, body)))
                         continue
                     outputs.append((out_op, target.name, encoded, body))
@@ -203,11 +205,7 @@ class Session:
     ) -> None:
         """Triggers on an output. Its version is 0: the store numbers outputs when the frame lands."""
         if depth >= self._limits.chain_depth_max:
-            raise TooLargeError(
-                f"triggers set off triggers more than {self._limits.chain_depth_max} deep, at map {program.name!r}; do their maps form a circle?",
-                what="chain of triggers",
-                limit=self._limits.chain_depth_max,
-            )
+            _refuse_depth(program, self._limits.chain_depth_max)
         self._run(program, op, key, value, UNSET, 0, program.schema, depth + 1, outputs)
 
     def _encoded(self, target: Target, key: Any) -> bytes:
@@ -300,6 +298,14 @@ def _refuse_op(op: int, target: Target) -> NoReturn:
         )
     raise TriggerModuleError(
         f"map {target.name!r} is a table, which takes Put and Delete and not Event", map=target.name
+    )
+
+
+def _refuse_depth(program: BoundMap, limit: int) -> NoReturn:
+    raise TooLargeError(
+        f"triggers set off triggers more than {limit} deep, at map {program.name!r}; do their maps form a circle?",
+        what="chain of triggers",
+        limit=limit,
     )
 
 

@@ -148,7 +148,9 @@ class MemoryLog:
     def _drain(self) -> None:
         self._drain_scheduled = False
         grown: set[LogId] = set()
-        while self._waiting and not self._held:
+        for _ in range(len(self._waiting)):  # what follows from it comes in the next turn: others want theirs
+            if self._held:
+                break
             entries, settled = self._waiting.popleft()
             try:
                 positions = self.state.append(entries)
@@ -160,7 +162,9 @@ class MemoryLog:
         for log in grown:
             for wake in tuple(self._followers.get(log, {}).values()):
                 wake()
-        if not self._waiting and self._drained is not None and not self._drained.done():
+        if self._waiting:
+            self._schedule(asyncio.get_running_loop())
+        elif self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
     def _check_open(self) -> None:

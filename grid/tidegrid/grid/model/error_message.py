@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tidegrid.grid.model.errors import FieldValue, GridError, error_from
+from tidegrid.grid.model.texts import sayable
 from tidegrid.v1 import errors_pb2
 
 
 def error_message(error: GridError) -> errors_pb2.Error:
-    message = errors_pb2.Error(code=error.code, message=error.message)
+    message = errors_pb2.Error(code=error.code, message=sayable(error.message))
     for name, value in error.fields.items():
         target = message.fields[name]
         if isinstance(value, bool):
@@ -17,7 +18,7 @@ def error_message(error: GridError) -> errors_pb2.Error:
         elif isinstance(value, float):
             target.real = value
         elif value is not None:
-            target.text = value
+            target.text = sayable(value)
         else:
             target.SetInParent()
     return message
