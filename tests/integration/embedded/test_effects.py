@@ -154,6 +154,30 @@ async def test_the_state_is_there_while_it_runs(tmp_path: Path, module: Path, ou
             assert cursors["mail"].epoch >= ack.epoch
 
 
+async def test_what_a_switch_of_generations_changes_has_no_effects(tmp_path: Path, outside: Outside) -> None:
+    other = MODULE.replace('Put("latest", write.key, write.value)', 'Put("latest", write.key, 10 * write.value)')
+    effects = tmp_path / "effects.py"
+    effects.write_text(MODULE)
+    async with embedded.open(tick=0.005) as grid:
+
+        async def write(value: int) -> int:
+            ack = await grid.map("raw").put(("g", value), value)
+            await grid.wait_closed(ack.epoch)
+            return ack.epoch
+
+        await grid.deploy(("flights", MODULE))
+        for value in range(5):
+            await write(value)
+        async with run_effects(grid, effects, state=tmp_path / "effects.db", start="now") as run:
+            await run.wait(await write(5), deadline=60)
+            await grid.deploy(("flights", other))
+            await grid.regenerate("latest")
+            await run.wait(await write(6), deadline=60)
+            await grid.show_generations({"latest": 1})
+            await run.wait(await write(7), deadline=60)
+    assert [event.value for event in outside.rows] == [5, 60, 70]
+
+
 def test_the_page_about_effects_says_what_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from tidegrid.grid.ring.generations import Generations, Switch
 from tidegrid.grid.store.table import Table
 
 KEYS_PER_SLICE: Final = 2_000
+BYTES_PER_SLICE: Final = 512 * 1024  # with a last value that may be as large as all before it
 
 
 def pause_at(generations: Generations, map_name: str, after: Epoch, through: Epoch) -> Epoch:
@@ -56,19 +57,18 @@ def difference(partitions: Iterable[Partition], switch: Switch, before: int) -> 
     for partition in partitions:
         old = kept_generation(partition, switch.map, before, until)
         new = kept_generation(partition, switch.map, switch.number, until)
-        keys = list(old.keys() | new.keys())
-        for first in range(0, len(keys), KEYS_PER_SLICE):
-            section = _section(switch.map, old, new, keys[first : first + KEYS_PER_SLICE], until)
-            if section is not None:
-                yield [FeedEntry(switch.acts_at, partition.id, BEFORE_FIRST, switch.time_ms, section)]
+        for section in _sections(switch.map, old, new, until):
+            yield [FeedEntry(switch.acts_at, partition.id, BEFORE_FIRST, switch.time_ms, section)]
 
 
-def _section(map_name: str, old: Table, new: Table, keys: list[bytes], until: Epoch) -> bytes | None:
+def _sections(map_name: str, old: Table, new: Table, until: Epoch) -> Iterator[bytes]:
+    """In the order of the keys, so that every owner, in every process, tells the same; each small enough for a message."""
     changed: list[bytes] = []
     values: list[bytes] = []
     ops = bytearray()
     versions: list[int] = []
-    for key in keys:
+    size = 0
+    for key in sorted(old.keys() | new.keys()):
         was, now = old.as_of(key, until) or _NONE, new.as_of(key, until) or _NONE
         if was[0] == now[0] and (now[0] is None or was[1] == now[1]):
             continue
@@ -76,7 +76,12 @@ def _section(map_name: str, old: Table, new: Table, keys: list[bytes], until: Ep
         values.append(now[0] or b"")
         ops.append(DELETE if now[0] is None else PUT)
         versions.append(now[1] or was[1])
-    return encode_section(map_name, changed, values, bytes(ops), versions) if changed else None
+        size += len(key) + len(values[-1])
+        if len(changed) >= KEYS_PER_SLICE or size >= BYTES_PER_SLICE:
+            yield encode_section(map_name, changed, values, bytes(ops), versions)
+            changed, values, ops, versions, size = [], [], bytearray(), [], 0
+    if changed:
+        yield encode_section(map_name, changed, values, bytes(ops), versions)
 
 
 _NONE: Final = (None, 0, (0, 0, 0))
