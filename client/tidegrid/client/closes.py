@@ -9,10 +9,18 @@ from typing import Final
 from tidegrid.client.dispatcher import Dispatcher
 from tidegrid.client.entry import Ack, Outcome
 from tidegrid.client.moment import Moment, moment_of, time_ms_of
-from tidegrid.grid.model.errors import DeadlineError, EpochTooNewError, EpochTooOldError, GridError
+from tidegrid.grid.model.errors import (
+    DeadlineError,
+    EpochTooNewError,
+    EpochTooOldError,
+    GridError,
+    OverloadError,
+    PeerError,
+)
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.v1 import grid_pb2
 
+UNSEEN: Final = (PeerError, OverloadError)  # nobody has said that the epoch is closed
 _GRACE_SECONDS: Final = 0.3  # for the node to say itself that it is late, and why
 
 
@@ -31,6 +39,7 @@ class Closes:
             if epoch >= 1 << 64:
                 raise EpochTooNewError.of(epoch, dispatcher.causality.epoch)
             asking = self._asking.get(epoch)
+            others = asking is not None
             if asking is None:
                 asking = self._asking[epoch] = self._loop.create_task(self._ask(epoch, until))
                 asking.add_done_callback(_looked_at)
@@ -42,9 +51,9 @@ class Closes:
                     f"epoch {epoch} did not close within the deadline; see `tidegrid status` for who holds time back",
                     epoch=epoch,
                 ) from None
-            except DeadlineError:  # of whoever asked first
-                if self._loop.time() >= until:
-                    raise
+            except PeerError:
+                if not others or self._loop.time() >= until:
+                    raise  # else whoever asked first had less time
         return dispatcher.closed
 
     async def _ask(self, epoch: int, until: float) -> None:
@@ -84,8 +93,8 @@ class Closes:
         """`ack`, once its epoch is closed. Raises DeadlineError, whose fields say what was stored all the same."""
         try:
             await self.wait(ack.epoch, until)
-        except DeadlineError:
-            raise _stored(ack) from None
+        except UNSEEN as error:
+            raise _stored(ack, error) from None
         return ack
 
     async def covering_all(self, outcomes: list[Outcome], until: float) -> list[Outcome]:
@@ -93,10 +102,10 @@ class Closes:
         highest = max((outcome.epoch for outcome in outcomes if isinstance(outcome, Ack)), default=Epoch(0))
         try:
             await self.wait(highest, until)
-        except DeadlineError:
+        except UNSEEN as error:
             closed = self._dispatcher.closed
             return [
-                outcome if isinstance(outcome, GridError) or outcome.epoch <= closed else _stored(outcome)
+                outcome if isinstance(outcome, GridError) or outcome.epoch <= closed else _stored(outcome, error)
                 for outcome in outcomes
             ]
         return outcomes
@@ -108,12 +117,19 @@ def _looked_at(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _stored(ack: Ack) -> DeadlineError:
+def _stored(ack: Ack, error: GridError) -> DeadlineError:
     return DeadlineError(
-        f"the write is durable (version {ack.version}), but its epoch {ack.epoch} did not close within the deadline; see `tidegrid status` for who holds time back",
+        f"the write is durable (version {ack.version}), but {not_seen(ack.epoch, error)}",
         version=ack.version,
         epoch=ack.epoch,
     )
+
+
+def not_seen(epoch: int, error: GridError) -> str:
+    """Why nobody can say that it is closed."""
+    if isinstance(error, DeadlineError):
+        return f"its epoch {epoch} did not close within the deadline; see `tidegrid status` for who holds time back"
+    return f"whether its epoch {epoch} has closed could not be learned: {error.message}"
 
 
 async def moment_at(

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Final, Literal, NamedTuple
 
 from tidegrid.client.batch import DELETE, PER_WRITE_BYTES
+from tidegrid.client.closes import UNSEEN, not_seen
 from tidegrid.client.commit import Commits, GroupWrite
 from tidegrid.client.entry import Ack
 from tidegrid.client.lane import MESSAGE_SHARE
@@ -148,12 +149,8 @@ class CommitGroup:
         if self._ack == "closed":
             try:
                 await self._wait_closed(epoch, until - asyncio.get_running_loop().time())
-            except DeadlineError:
-                raise DeadlineError(
-                    f"the group is durable, but its epoch {epoch} did not close within the deadline; see `tidegrid status` for who holds "
-                    "time back",
-                    epoch=epoch,
-                ) from None
+            except UNSEEN as error:
+                raise DeadlineError(f"the group is durable, but {not_seen(epoch, error)}", epoch=epoch) from None
 
 
 def _condition(if_version: int | None, if_absent: bool) -> int | None:

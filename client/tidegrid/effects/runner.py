@@ -181,7 +181,9 @@ class EffectRunner:
 
     def _take(self, batch: FeedBatch) -> None:
         if batch.sections:
-            written = (change for change in batch.changes if change.position)  # not what a switch of generations changes
+            written = (
+                change for change in batch.changes if change.position
+            )  # not what a switch of generations changes
             for change in self._ledger.take(batch.epoch, map(waiting_of, written)):
                 self._lineup.add(change)
         else:
