@@ -145,3 +145,20 @@ def test_kill_9_in_the_middle_of_a_load(fresh: Served, tmp_path: Path) -> None:
     events = call(fresh, "subscribe", "large", "--after", "0", "--until-epoch", str(last), "--json").records
     keys = [event["key"][1] for event in events]
     assert sorted(keys) == [number for number, amount in enumerate(amounts, 1) if amount > 100]
+
+
+def test_errors_never_empties_what_is_to_be_loaded_nor_what_an_earlier_load_has_told(
+    served: Served, tmp_path: Path
+) -> None:
+    file = write_csv(tmp_path / "orders.csv", "self", [1, ""])
+    before = file.read_text()
+    link = tmp_path / "other.csv"
+    link.symlink_to(file)
+    for errors in (file, link):
+        result = call(served, "load", "orders.raw", str(file), "--errors", str(errors), "--json")
+        assert result.code == 2 and "is to be loaded, and --errors would empty it" in result.error["message"]
+    assert file.read_text() == before and not orders(served, "self")
+    told = tmp_path / "refused.jsonl"
+    told.write_text("of before\n")
+    away = call("localhost:1", "load", "orders.raw", str(file), "--errors", str(told), "--deadline", "0.2")
+    assert away.code == 3 and told.read_text() == "of before\n"

@@ -4,14 +4,17 @@ the node. Real processes, real limits."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from tidegrid import embedded
 from tidegrid.embedded import EmbeddedGrid
-from tidegrid.grid.model.errors import GroupRefusedError, RejectedError, TriggerSuspendedError
+from tidegrid.grid.model.errors import GridError, GroupRefusedError, RejectedError, TriggerSuspendedError
 from tidegrid.grid.runtime.local_grid import GridOptions
 from tidegrid.grid.runtime.pool import WorkerOptions
 
@@ -232,6 +235,24 @@ async def test_no_write_is_to_blame_for_workers_that_were_killed_while_they_were
         await asyncio.to_thread(process.wait)
     assert (await raw.put("after", 1)).version == 1
     assert processes.isdisjoint(worker.process for worker in (*pool._idle, *pool._busy))
+
+
+async def test_a_machine_without_open_files_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, refused = socket.socketpair, [OSError(errno.EMFILE, "too many open files"), RuntimeError("of ours")]
+
+    def no_pair() -> tuple[socket.socket, socket.socket]:
+        if refused:
+            raise refused.pop()
+        return pair()
+
+    async with opened() as grid:
+        monkeypatch.setattr(socket, "socketpair", no_pair)
+        for _ in range(2):
+            with contextlib.suppress(GridError):
+                await grid.map("raw").put("a", 1)
+        ack = await grid.map("raw").put("a", 2)
+        await grid.wait_closed(ack.epoch)
+    assert not refused
 
 
 async def test_a_turn_of_one_that_gives_up_is_anothers() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import subprocess
 import sys
@@ -56,6 +57,8 @@ LOST_MAX: Final = 3  # workers, with rows that are to blame, before the rest of 
 LAST_LOOK_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 1.0  # after a worker that could not be started
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
+
+_log = logging.getLogger(__name__)
 
 LookUpAnswer = Callable[[str, bytes, bool], bytes | None]
 
@@ -101,8 +104,16 @@ class Worker:
     async def start(cls, code: bytes, options: WorkerOptions) -> Worker:
         """Raises UnavailableError."""
         process, ours = _spawn(options)
-        ours.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            ours.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException as error:
+            process.kill()
+            process.wait()
+            ours.close()
+            if isinstance(error, OSError):
+                raise _unstarted(error) from None
+            raise
         worker = cls(code, process, reader, writer)
         try:
             await worker.send(Load(code))
@@ -191,6 +202,10 @@ class Pool:
         except GridError as error:
             await asyncio.sleep(RETRY_SECONDS)
             return BatchDone(order.number, error=error)
+        except Exception as error:  # a defect: what waits for the batch must not wait for ever
+            _log.exception("a batch of triggers")
+            await asyncio.sleep(RETRY_SECONDS)
+            return BatchDone(order.number, error=GridError(f"worker processes for triggers: {error!r}"))
         return BatchDone(order.number, parts)
 
     async def _attempt(
@@ -304,17 +319,24 @@ class Pool:
 
 def _spawn(options: WorkerOptions) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A process, and our end of its pipe. Takes some milliseconds. Raises UnavailableError."""
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:  # no more open files
+        raise _unstarted(error) from None
     command = [sys.executable, "-I", "-c", BOOT, str(options.bytes_max), *sys.path]
     nothing = subprocess.DEVNULL
     try:
         process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=nothing, stderr=nothing, env=_ENVIRONMENT)
     except OSError as error:
         ours.close()
-        raise UnavailableError(f"no worker process could be started for triggers: {error}", address="") from None
+        raise _unstarted(error) from None
     finally:
         theirs.close()
     return process, ours
+
+
+def _unstarted(error: OSError) -> UnavailableError:
+    return UnavailableError(f"no worker process could be started for triggers: {error}", address="")
 
 
 def _ended(code: int | None) -> str:

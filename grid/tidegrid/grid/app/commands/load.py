@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO
 
@@ -73,12 +74,13 @@ async def load(
 
     output = call.output
     formats = [format_ or _format_of(path) for path in files]
+    _check_errors(errors, files)
     refused = 0
-    with _open_errors(errors) as errors_file:
-        refusals = Refusals(output.note, errors_file)
-        async with call.connect() as grid:
-            to = grid.map(map_name)
-            await to.spec()
+    async with call.connect() as grid:
+        to = grid.map(map_name)
+        await to.spec()
+        with _open_errors(errors) as errors_file:  # not before: what it has of an earlier load goes
+            refusals = Refusals(output.note, errors_file)
             for path, kind in zip(files, formats, strict=True):
                 count = LoadCount()
                 try:
@@ -175,6 +177,12 @@ def _size_of(file: BinaryIO) -> int:
 
 def _opened(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     return contextlib.nullcontext(sys.stdin.buffer) if path == PIPE else path.open("rb")
+
+
+def _check_errors(errors: Path | None, files: Sequence[Path]) -> None:
+    for path in files:
+        if errors is not None and path != PIPE and errors.exists() and errors.samefile(path):
+            raise ConfigurationError(f"{errors} is to be loaded, and --errors would empty it; name another file")
 
 
 def _open_errors(path: Path | None) -> contextlib.AbstractContextManager[TextIO | None]:
