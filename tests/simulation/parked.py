@@ -84,7 +84,7 @@ class Parked:
             if done.dropped:
                 self.ends[partition][of] = End(position, record.effective, True)
                 continue
-            if self.superseded(row) and (partition, of) not in self.forced:
+            if self.superseded(row) and not self._forgotten(row) and (partition, of) not in self.forced:
                 raise Violation(f"parked: {of} of {partition} goes over a later version of {row.map} {row.key!r}")
             made = STOPPED if at in stopped else self._made(code, partition, row, record)
             if isinstance(made, str) is not (at in failed):
@@ -105,6 +105,13 @@ class Parked:
     def superseded(self, row: ParkedRow) -> bool:
         latest = self._judge.latest(row.map, row.key)
         return latest is not None and latest[:3] > row.place
+
+    def _forgotten(self, row: ParkedRow) -> bool:
+        """A delete after which nothing came but deletes, that were let go of: nobody can tell them apart any more."""
+        judge = self._judge
+        latest = judge.latest(row.map, row.key)
+        gone = latest is not None and latest.value is None and latest.epoch <= judge.horizon - judge.session_epochs
+        return gone and row.content is None
 
     # What nodes hold and say --------------------------------------------------------------------------------------
 

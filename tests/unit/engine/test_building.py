@@ -6,7 +6,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tidegrid.grid.engine.building import RETRY_SECONDS
+from tidegrid.grid.engine.building import RETRY_SECONDS, TRIES
 from tidegrid.grid.engine.checkpoint import checkpoint_chunks
 from tidegrid.grid.engine.effects import LoadBase, ReadOutputs
 from tidegrid.grid.engine.table_chunks import table_chunks
@@ -290,11 +290,13 @@ def test_a_partition_opens_without_what_nobody_sees_and_cannot_be_built(stand: R
     chunks = stand.bases.pop(("base", PartitionId(0), "sums"))
     stand.start()
     stand.open_all()
-    assert stand.partition().state is PartitionState.OPENING
-    stand.build_one()
-    stand.open_all()
+    for _ in range(TRIES):
+        assert stand.partition().state is PartitionState.OPENING
+        stand.pass_time(RETRY_SECONDS)
+        stand.build_one()
+        stand.open_all()
     assert stand.partition().state is PartitionState.OPEN and seen(stand, "a") == 3
-    assert stand.partition().tables.generation("sums", 2) is None and stand.node.tenure.builds.stuck(1) is None
+    assert stand.partition().tables.generation("sums", 2) is None and stand.node.tenure.builds.stuck() is None
     stand.put_now({"a": 5}, map_name="raw")
     stand.bases["base", PartitionId(0), "sums"] = chunks
     stand.pass_time(RETRY_SECONDS)
@@ -310,12 +312,13 @@ def test_a_partition_waits_for_what_readers_see_until_it_is_dropped_or_there(sta
     chunks = stand.bases.pop(("base", PartitionId(0), "sums"))
     stand.start()
     stand.open_all()
-    for tries in range(1, 4):
+    for _ in range(TRIES):
+        assert stand.node.tenure.builds.stuck() is None
         stand.build_one()
         stand.open_all()
         stand.pass_time(RETRY_SECONDS)
         assert stand.partition().state is PartitionState.OPENING
-        assert stand.node.tenure.builds.stuck(tries) is not None and stand.node.tenure.builds.stuck(tries + 1) is None
+    assert isinstance(stand.node.tenure.builds.stuck(), UnavailableError)
     stand.bases["base", PartitionId(0), "sums"] = chunks
     stand.build_all()
     stand.open_all()

@@ -28,6 +28,7 @@ from tidegrid.grid.ring.generations import Generation
 from tidegrid.grid.store.merged import MergedTable
 
 RETRY_SECONDS: Final = 1.0
+TRIES: Final = 3
 
 BuildId = tuple[PartitionId, Term, str, int]
 """(partition, the term it is held under, map, generation)."""
@@ -105,7 +106,7 @@ class Builds:
 
     def look(self, partition: Partition) -> bool:
         """Begins what is missing there, and lets go of what was dropped. Whether to wait: for what is being built, unless it
-        has failed and nobody sees it."""
+        has failed again and again and nobody sees it."""
         missing = partition.tables.missing(self._control.generations)
         wanted = {(partition.id, partition.claim, one.map, one.number) for one in missing}
         for known in [known for known in self._builds if known[0] == partition.id and known not in wanted]:
@@ -115,7 +116,7 @@ class Builds:
             if build.id not in self._builds:
                 self._builds[build.id] = build
                 self._emit(build.load())
-        return any(build.id not in self.problems or self._seen(build) for build in self._of(partition))
+        return any(build.failures < TRIES or self._seen(build) for build in self._of(partition))
 
     def _of(self, partition: Partition) -> list[Build]:
         return [build for build in self._builds.values() if build.partition is partition]
@@ -176,10 +177,10 @@ class Builds:
     def deadline(self) -> float | None:
         return min((one.retry_at for one in self._builds.values() if one.retry_at is not None), default=None)
 
-    def stuck(self, failures: int) -> GridError | None:
-        """What has kept one that readers see from being built, so many times."""
+    def stuck(self) -> GridError | None:
+        """What keeps one that readers see from being built, again and again."""
         for known, build in self._builds.items():
-            if build.failures >= failures and self._seen(build):
+            if build.failures >= TRIES and self._seen(build):
                 return self.problems[known]
         return None
 

@@ -179,7 +179,7 @@ def superseded(write: ParkedWrite, table: Table | None) -> bool:
     if table is None:
         return False  # a stream
     latest = table.latest(write.key)
-    if latest is None:  # reclaimed, with a delete that came last
+    if latest is None:  # reclaimed, with a delete that came last; perhaps another one than this
         return write.op != DELETE
     _, number, (epoch, position, _) = latest
     return (epoch, position, number) > (write.effective, write.id.position, write.version)

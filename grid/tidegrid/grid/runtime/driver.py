@@ -47,7 +47,6 @@ from tidegrid.v1.ring_pb2 import RehearseReply, RehearseRequest
 CONTROL_READ_BYTES = 1024 * 1024
 LOG_READ_BYTES = 1024 * 1024  # replayed in one go by a partition that is being opened: others wait so long
 TURN_WRITES = 500  # computed in one turn: more amortise better, but sockets and the token wait for them
-BASE_TRIES = 3  # of a generation that has to be there
 RECLAIM_BUDGET = 2_000  # steps in one turn of the event loop
 _log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class Driver:
             if progress is not None:
                 for number, opening in self.node.openings.items():
                     progress(number, opening.entries)
-            if (error := self.node.tenure.builds.stuck(BASE_TRIES)) is not None:
+            if (error := self.node.tenure.builds.stuck()) is not None:
                 raise CorruptionError(
                     f"{error.message}. Readers see it, so the grid does not open without it: restore that file from a copy of the data",
                     **error.fields,
