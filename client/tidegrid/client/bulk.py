@@ -151,7 +151,7 @@ class BulkWriter:
         self._partition_of = partition_of
         self._limits = limits
         self._deadline = deadline
-        self._session = session.id if session is not None else None
+        self._session = session.id_in(map_name) if session is not None else None
         self._named: dict[PartitionId, Sequences] = {}
         self._loop = asyncio.get_running_loop()
 

@@ -26,13 +26,13 @@ _NAMED: Final = b"\x02"
 
 @dataclass(frozen=True, slots=True)
 class NamedSession:
-    """The session of a load that may be repeated: `name` is whatever identifies its rows and their order."""
+    """The session of a load that may be repeated: `name` is whatever identifies its rows and their order. In another map it
+    is another session."""
 
     name: bytes
 
-    @property
-    def id(self) -> bytes:
-        digest = hashlib.sha256(self.name).digest()
+    def id_in(self, map_name: str) -> bytes:
+        digest = hashlib.sha256(self.name + b"\0" + map_name.encode()).digest()
         return _NAMED + digest[:7] + bytes(8) + digest[7:15]
 
 

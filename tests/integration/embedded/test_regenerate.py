@@ -14,6 +14,7 @@ from tidegrid.client import Grid
 from tidegrid.grid.model.errors import (
     ConfigurationError,
     InUseError,
+    TooLargeError,
     UnknownMapError,
     WrongKindError,
 )
@@ -110,6 +111,31 @@ async def test_what_it_refuses(tmp_path: Path) -> None:
         for task in (slow, beside, same):
             task.cancel()
         await asyncio.gather(slow, beside, same, return_exceptions=True)
+
+
+RANDOM = """
+from tidegrid.triggers import Put, stream, trigger, table
+stream("raw", key=("n:int",))
+table("out", key=("n:int", "part:int"))
+
+@trigger(on="raw", emits="out")
+def draw(write, grid):
+    number = grid.random.getrandbits(50)
+    for part in range(write.value["parts"]):
+        yield Put("out", (write.key[0], part), [number, "x" * write.value["pad"]])
+"""
+
+
+async def test_what_a_row_without_room_has_drawn_is_drawn_again_by_the_next(tmp_path: Path) -> None:
+    async with embedded.open(tmp_path, partitions=1, tick=0.005) as grid:
+        await grid.deploy(("m", RANDOM))
+        wide, narrow = {"parts": 4, "pad": 400_000}, {"parts": 1, "pad": 1}
+        refused, stored = await grid.map("raw").put_many([(1, wide), (1, narrow)])
+        assert isinstance(refused, TooLargeError) and stored.version == 1
+        await grid.wait_closed(stored.epoch)
+        await grid.deploy(("m", RANDOM + "# the same"))
+        (found,) = (await grid.regenerate("out", dry_run=True)).maps
+        assert (found.before, found.after, found.changed) == (1, 1, 0)
 
 
 def pieces(folder: Path) -> dict[str, bytes]:

@@ -135,6 +135,16 @@ async def test_a_named_load_repeated_changes_nothing(fake: FakeGrid) -> None:
     )
 
 
+async def test_a_named_session_names_other_writes_in_another_map(fake: FakeGrid, grid: Grid) -> None:
+    fake.add_map("other", key=())
+    session = NamedSession(b"file")
+    for name in ("m", "other", "m"):
+        async for part in grid.map(name).put_stream([(1, 1), (2, 2)], session=session):
+            assert all(isinstance(outcome, Ack) for outcome in part)
+    sessions = [batch.session for request in fake.requests for batch in request.writes]
+    assert len(set(sessions)) == 2 and all(one[0] == 2 for one in sessions)
+
+
 async def test_a_chunk_that_is_not_answered(fake: FakeGrid, grid: Grid) -> None:
     fake.swallow_answers = 1
     outcomes = await grid.map("m").put_many(((index, 1) for index in range(3_000)), deadline=2)

@@ -58,6 +58,7 @@ class Context:
         "_random",
         "_root",
         "_state",
+        "_took",
         "_write",
         "epoch",
         "time_ms",
@@ -85,6 +86,7 @@ class Context:
         self._decoded = decoded
         self._random: SeededRandom | None = None
         self._drawn: dict[tuple[str, bytes, int], int] = {}
+        self._took: object = None  # the last accepted write that drew
 
     def get(self, map: str, key: Any) -> Any:
         """The value of `key` in a table or reference map, or None. `key` is a tuple, or a scalar for a key of one.
@@ -153,9 +155,16 @@ class Context:
         """After a root write that drew numbers. What a refused write drew, it did not draw."""
         if self._random is not None:
             self._random = None
+            self._took = self._root
             if not accepted:
-                source, key, _, version = self._root
-                self._drawn[source.name, key, version] -= 1
+                self._take_back()
+
+    def _take_back(self) -> None:
+        """The write that was run last is not stored after all: what it drew, it did not draw."""
+        if self._took is self._root:
+            self._took = None
+            source, key, _, version = self._root
+            self._drawn[source.name, key, version] -= 1
 
 
 def unreadable(what: str, map: str) -> TriggerModuleError:

@@ -123,6 +123,10 @@ class Session:
             context._end(accepted=True)
         return outputs
 
+    def take_back(self) -> None:
+        """What was activated last, and accepted, is refused all the same: there is no room for it."""
+        self._context._take_back()
+
     def end(self) -> None:
         """The frame is computed. A `Write` is no business of the collector, so it must not stay in a circle."""
         if hasattr(self._context, "_write"):

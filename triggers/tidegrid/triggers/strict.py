@@ -121,8 +121,12 @@ class StrictSession(Session):
             object.__setattr__(self, "routed", routed if self.breach is None else [])
         if self.breach is None:
             return outcome
+        self.take_back()
         _, trigger, module, line, text = self.breach
         return rejection(trigger, module, line, decode_key(key), text, failed=True)
+
+    def take_back(self) -> None:
+        self._plain.take_back()
 
     def end(self) -> None:
         self._plain.end()

@@ -259,6 +259,8 @@ class Computation:
                 if size or frame.size:
                     break
                 errors[row] = TooLargeError.of("record (a write with its outputs)", weight, room)
+                if session is not None:
+                    session.take_back()
                 self._leave_rest()
                 continue
             size += weight

@@ -123,6 +123,9 @@ class Made:
         """What comes next was not run, or on what is not so: the answer ends here."""
         self._rows = iter(())
 
+    def take_back(self) -> None:
+        """As `Session.take_back`: what came after it in the worker process is left (`leave_rest`)."""
+
     def end(self) -> None:
         """As `Session.end`."""
 
