@@ -212,6 +212,11 @@ async def test_a_directory_that_cannot_be_used_is_said(tmp_path: Path) -> None:
 class FewFiles(SimulatedFiles):
     exhausted = False
 
+    def create(self, name: str) -> SimulatedFile:
+        if self.exhausted:
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().create(name)
+
     def open(self, name: str, *, write: bool = False) -> SimulatedFile:
         if self.exhausted:
             raise OSError(errno.EMFILE, "too many open files")
@@ -233,4 +238,23 @@ async def test_a_log_that_cannot_be_read_for_a_while_says_so_and_takes_appends()
     while records := await log.read(A, found[-1] if found else BEFORE_FIRST, 1 << 20):
         found += [record.position for record in records]
     assert found == positions[1:] and not log.failed
+    await log.close()
+
+
+async def test_for_want_of_open_files_a_checkpoint_and_a_new_segment_wait_and_the_log_lives_on() -> None:
+    files = FewFiles()
+    work = Workload(files, 1)
+    log = await LocalLog.open("", options=OPTIONS, files=files)
+    await work.one(log, [100])
+    files.exhausted = True
+    with pytest.raises(StorageFullError, match=r"no more files can be opened .*ulimit"):
+        await work.checkpoint(log, A, 10)
+    assert not log.failed
+    with pytest.raises(StorageFullError, match="no more files can be opened"):
+        for _ in range(100):
+            await work.one(log, [500])
+    assert not log.failed
+    files.exhausted = False
+    await work.one(log, [500])
+    await work.checkpoint(log, A, 10)
     await log.close()

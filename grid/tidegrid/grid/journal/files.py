@@ -29,7 +29,8 @@ _JOIN_BYTES_MAX = 64 * 1024  # below, copying into one buffer is cheaper than a 
 _ZEROS = bytes(1 << 20)
 _DSYNC: int | None = getattr(os, "RWF_DSYNC", None)  # Linux
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})  # only what is to be opened fails so: nothing is written then
+FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, *NO_MORE_FILES})
 
 
 class File(Protocol):

@@ -311,7 +311,7 @@ class LocalLog:
     def _failed_beside(self, what: str, error: OSError) -> GridError:
         """Beside the appends, but what the disk holds of them is not known any more either."""
         if error.errno in FULL_ERRORS:
-            return storage_full(self._files)
+            return storage_full(self._files, error)
         self._failure = self._failure or log_failed(self._files.path(what), error)
         self._compactor.halt()
         return _again(self._failure)

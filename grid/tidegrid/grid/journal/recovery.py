@@ -126,7 +126,7 @@ def create_first(files: Files, options: LocalLogOptions, names: list[str]) -> No
             files.sync_directory()
     except OSError as error:
         if error.errno in FULL_ERRORS:
-            raise storage_full(files) from error
+            raise storage_full(files, error) from error
         raise log_failed(files.path(segment_name(0)), error) from error
 
 

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from tidegrid.grid.journal.files import FULL_ERRORS, Files, write_file
+from tidegrid.grid.journal.files import FULL_ERRORS, NO_MORE_FILES, Files, write_file
 from tidegrid.grid.journal.options import LocalLogOptions
 from tidegrid.grid.journal.segments import Segment, create_segment, offset_of
 from tidegrid.grid.log.batch import salt_of
@@ -78,7 +78,7 @@ class SegmentWriter:
             file = create_segment(self._files, header, sync=self._options.sync)
         except OSError as error:
             if error.errno in FULL_ERRORS:
-                raise storage_full(self._files) from error
+                raise storage_full(self._files, error) from error
             raise
         index = SegmentIndex(batch.start, dict(old.index.tails))
         self.active = Segment(file, batch.start, batch.start + capacity, index)
@@ -104,7 +104,12 @@ def log_failed(path: str, error: Exception) -> LogFailedError:
     )
 
 
-def storage_full(files: Files) -> StorageFullError:
+def storage_full(files: Files, error: OSError) -> StorageFullError:
+    if error.errno in NO_MORE_FILES:
+        return StorageFullError(
+            f"no more files can be opened for {files.path('')} ({error.strerror}); nothing was written. Reads go on, and writes "
+            "will be taken again once there are some: raise the limit (ulimit -n), or have fewer connections"
+        )
     return StorageFullError(
         f"there is no space for another segment in {files.path('')}; nothing was written. Reads go on, and writes "
         "will be taken again once there is space: free some, or give the volume more"
