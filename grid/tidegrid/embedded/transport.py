@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from tidegrid.grid.model.errors import DeadlineError, StoppingError, UnavailableError
@@ -37,7 +37,7 @@ class DirectTransport:
         return stream
 
     def subscribe(self, member: control_pb2.Member, request: grid_pb2.SubscribeRequest) -> DirectFeed:
-        stream = DirectFeed(self._service(member.node).subscribe(request, "embedded"))
+        stream = DirectFeed(self._service(member.node).subscribe(request, "embedded"), self._streams.discard)
         self._streams.add(stream)
         return stream
 
@@ -49,7 +49,7 @@ class DirectTransport:
             raise DeadlineError(f"{method} was not answered within {timeout:g} s") from None
 
     async def close(self) -> None:
-        for stream in self._streams:
+        for stream in list(self._streams):
             if isinstance(stream, DirectFeed):
                 await stream.end()
             else:
@@ -93,9 +93,11 @@ class DirectExchange:
 class DirectFeed:
     """`cancel` ends it without waiting; `end` also waits until it has ended."""
 
-    def __init__(self, messages: AsyncIterator[bytes]) -> None:
+    def __init__(self, messages: AsyncIterator[bytes], gone: Callable[[DirectFeed], None]) -> None:
         self._messages = messages
+        self._gone = gone
         self._reading: asyncio.Task[bytes] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._cancelled = False
 
     def __aiter__(self) -> AsyncIterator[grid_pb2.FeedMessage]:
@@ -122,14 +124,25 @@ class DirectFeed:
             raise UnavailableError("the embedded grid is closing") from None
 
     def cancel(self) -> None:
+        if self._cancelled:
+            return
         self._cancelled = True
+        self._gone(self)
         if self._reading is not None:
             self._reading.cancel()
+        else:  # nobody reads on: the node would keep the feed open for ever
+            self._closing = asyncio.get_running_loop().create_task(self._close())
 
     async def end(self) -> None:
         self.cancel()
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)
+        if self._closing is None:
+            await self._close()
+        else:
+            await self._closing
+
+    async def _close(self) -> None:
         close = getattr(self._messages, "aclose", None)
         if close is not None:
             await close()

@@ -14,13 +14,13 @@ whatever is still to come in a log has an effective epoch above the last stamp r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tidegrid.grid.engine.feed_entry import FeedEntry
 from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.engine.switching import kept_generation, pause_at
 from tidegrid.grid.log.entry import LogRecord
-from tidegrid.grid.log.record import DATA, DELETE, PUT, ROUTED, decode_record, decode_section
+from tidegrid.grid.log.record import DATA, DELETE, PUT, ROUTED, Section, decode_record, decode_section, encode_section
 from tidegrid.grid.model.errors import EpochTooOldError
 from tidegrid.grid.model.ids import BEFORE_FIRST, Epoch, PartitionId, Position, Term
 from tidegrid.grid.ring.control import ControlState
@@ -28,6 +28,7 @@ from tidegrid.grid.ring.generations import FIRST
 from tidegrid.grid.store.merged import MergedTable
 
 READ_BYTES = 256 * 1024  # of one read of one partition log while catching up
+STATE_BYTES = 512 * 1024  # of one part of the states of a frame
 
 
 def recent_entries(
@@ -64,16 +65,33 @@ def _with_states(
         return entries
     if after < table.horizon:
         raise EpochTooOldError.of(after, table.horizon)
-    return [_with_state(table, entry) for entry in entries]
+    return [stated for entry in entries for stated in _with_state(table, entry)]
 
 
-def _with_state(table: MergedTable, entry: FeedEntry) -> FeedEntry:
+def _with_state(table: MergedTable, entry: FeedEntry) -> Iterator[FeedEntry]:
+    """In several parts where the states weigh much: there is one for every operand, however small that is."""
     section = decode_section(entry.section)
     stamp = (entry.effective, entry.position, entry.time_ms)
-    states = [table.value_at(key, stamp, number) for key, number in zip(section.keys, section.versions, strict=True)]
-    section.values[:] = [state or b"" for state in states]
-    section.ops = bytes(DELETE if state is None else PUT for state in states)
-    return entry._replace(section=section.SerializeToString())
+    keys: list[bytes] = []
+    states: list[bytes | None] = []
+    numbers: list[int] = []
+    size = 0
+    for key, number in zip(section.keys, section.versions, strict=True):
+        state = table.value_at(key, stamp, number)
+        keys.append(key)
+        states.append(state)
+        numbers.append(number)
+        size += len(key) + len(state or b"")
+        if size >= STATE_BYTES:
+            yield entry._replace(section=_states(section, keys, states, numbers))
+            keys, states, numbers, size = [], [], [], 0
+    if keys:
+        yield entry._replace(section=_states(section, keys, states, numbers))
+
+
+def _states(of: Section, keys: list[bytes], states: list[bytes | None], numbers: list[int]) -> bytes:
+    ops = bytes(DELETE if state is None else PUT for state in states)
+    return encode_section(of.map, keys, [state or b"" for state in states], ops, numbers, schema=of.schema)
 
 
 def _order(entry: FeedEntry) -> tuple[int, int, int]:
@@ -156,8 +174,9 @@ class LogMerge:
                 break
             self.mark = max(self.mark, Epoch(head.effective - 1))
             self._buffers[head.partition].popleft()
-            entries += _with_states(self._partitions[head.partition], self._map, [head], self.mark, self._generation)
-            size += len(head.section)
+            stated = _with_states(self._partitions[head.partition], self._map, [head], self.mark, self._generation)
+            entries += stated
+            size += sum(len(entry.section) for entry in stated)
         return entries
 
 
