@@ -49,7 +49,7 @@ def test_a_load_is_named_by_what_it_does(tmp_path: Path) -> None:
     def name(
         path: Path = one, to: str = "orders", key: tuple[KeyField, ...] = fields, schema: int | None = None
     ) -> bytes:
-        return session_of(path, to, key, Format.CSV, schema).id
+        return session_of(path, to, key, Format.CSV, schema).name
 
     assert name() == name(same)
     others = [name(edited), name(to="orders2"), name(key=fields[:1]), name(schema=1), name(schema=0)]
