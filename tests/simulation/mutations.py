@@ -44,6 +44,7 @@ AWAY: Final = {
 SILENT: Final = {"no_answer": 0.3, "storage_full": 0.0}
 CRASHES: Final = {"crash_rate": 3.0}
 RESTARTS: Final = {"crash_rate": 6.0, "nodes": 3, "partitions": 4, "control_delay": 0.02, "loss": 0.0}
+BACK_SOON: Final = {"crash_rate": 6.0, "downtime": 0.02, "nodes": 2, "partitions": 2, "write_delay": 0.005}
 # Who is back owns partitions of which the round on its way knows nothing; it must hear of that round's epoch by the close alone.
 BACK_AT_ONCE: Final = {
     **RESTARTS, "control_delay": 0.004, "append_delay": 0.002, "downtime": 0.02, "nodes": 2, "partitions": 12, "clients": 2,
@@ -91,7 +92,7 @@ MUTATIONS: Final = (
     Mutation("E (K = 2, liveness)", ring_off.limit_span_of_two, 10),
     Mutation("O2", ring_off.open_at_own_epoch, 60, CRASHES),
     Mutation("O1", ring_off.log_not_read_after_the_view, 60, {"append_delay": 0.02, **MOVES}),
-    Mutation("S", ring_off.restart_keeps_its_identity, 60, CRASHES),
+    Mutation("S", ring_off.restart_keeps_its_identity, 100, BACK_SOON),
     Mutation("O1, replay", ring_off.log_not_read_to_its_tail, 20, CRASHES, quick=True),
     Mutation("O3, exactly once", ring_off.request_memory_not_rebuilt, 10, CRASHES, quick=True),
     Mutation("Q after a restart", ring_off.reference_changes_forgotten, 100, CRASHES),
