@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from tidegrid import embedded
-from tidegrid.client import Grid
+from tidegrid.client import Ack, Grid
 from tidegrid.grid.model.errors import (
     ConfigurationError,
     InUseError,
@@ -42,6 +43,7 @@ def make(write, grid):
     yield Event("said", write.key, 1)
 """
 ROWS = 3_000
+T = TypeVar("T")
 
 
 def code(first: int, times: int) -> tuple[str, str]:
@@ -136,6 +138,57 @@ async def test_what_a_row_without_room_has_drawn_is_drawn_again_by_the_next(tmp_
         await grid.deploy(("m", RANDOM + "# the same"))
         (found,) = (await grid.regenerate("out", dry_run=True)).maps
         assert (found.before, found.after, found.changed) == (1, 1, 0)
+
+
+EVENTS = """
+from tidegrid.triggers import Event, Put, stream, table, trigger
+stream("raw", key=("n:int",))
+stream("hop", key=("text",))
+table("out", key=("n:int", "part:int"), affinity=1)
+table("end", key=("text", "part:int"), affinity=1)
+
+@trigger(on="raw", emits=("out", "hop"), isolation="ISOLATION")
+def draw(write, grid):
+    yield Put("out", (write.key[0], write.value), grid.random.getrandbits(60))
+    yield Event("hop", "there", write.value)
+    yield Event("hop", "anywhere", write.value)
+
+@trigger(on="hop", emits="end", isolation="ISOLATION")
+def draw_again(write, grid):
+    yield Put("end", (write.key[0], write.value), grid.random.getrandbits(60))
+"""
+
+
+@pytest.mark.parametrize("isolation", ["inline", "process"])
+async def test_what_events_of_one_key_draw_in_one_epoch_differs_and_comes_out_again(
+    tmp_path: Path, isolation: str
+) -> None:
+    async with embedded.open(tmp_path, partitions=4, tick=None) as grid:
+
+        async def ticking(done: Awaitable[T]) -> T:
+            task = asyncio.ensure_future(done)
+            while not task.done():
+                await grid.tick()
+                await asyncio.sleep(0)
+            return task.result()
+
+        await ticking(grid.deploy(("m", EVENTS.replace("ISOLATION", isolation))))
+        epochs = set[int]()
+        for number in range(0, 15, 3):  # a frame for two, and one for the third
+            acks = await grid.map("raw").put_many([(1, number), (1, number + 1)])
+            epochs |= {ack.epoch for ack in acks if isinstance(ack, Ack)}
+            epochs.add((await grid.map("raw").put(1, number + 2)).epoch)
+        assert len(epochs) == 1
+        await grid.tick()
+        for name, count in (("out", 15), ("end", 30)):
+            drawn = [entry.value async for entry in grid.map(name).scan()]
+            assert len(drawn) == len({*drawn}) == count
+        await ticking(grid.deploy(("m", EVENTS.replace("ISOLATION", isolation) + "# the same")))
+        report = await ticking(grid.regenerate("out", "end", dry_run=True))
+        assert {one.map: (one.before, one.after, one.changed) for one in report.maps} == {
+            "out": (15, 15, 0),
+            "end": (30, 30, 0),
+        }
 
 
 def pieces(folder: Path) -> dict[str, bytes]:

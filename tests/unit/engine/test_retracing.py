@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from tidegrid.grid.engine.delivery import origin_of
 from tidegrid.grid.engine.lineage import Place, Walk
 from tidegrid.grid.engine.retracing import retrace
 from tidegrid.grid.log.record import PUT, SourceId, encode_routed, encode_section
@@ -13,6 +14,7 @@ from tidegrid.grid.model.ids import Epoch, PartitionId, Position, Term
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers.loader import load_modules
 from tidegrid.triggers.runtime import FrameContext
+from tidegrid.triggers.seeded import named_by_key
 from tidegrid.triggers.tracing import Tracing
 from tidegrid.v1.grid_pb2 import LineageStep
 
@@ -253,7 +255,7 @@ def test_what_was_delivered_sees_the_tables_as_of_its_epoch(epoch: int) -> None:
     for version, at in enumerate((1, 5), 1):
         table.insert(key("x"), pack(version), version, (Epoch(at), Position(at), 0))
     origin = SourceId(PartitionId(3), Position(77), 2)
-    frame = FrameContext(ZERO, Epoch(epoch), 5_000, Epoch(0), SEED ^ ((77 << 48) ^ (3 << 24) ^ 3))
+    frame = FrameContext(ZERO, Epoch(epoch), 5_000, Epoch(0), SEED)
 
     class Seen:
         def get(self, name: str, of: bytes, /) -> bytes | None:
@@ -265,7 +267,8 @@ def test_what_was_delivered_sees_the_tables_as_of_its_epoch(epoch: int) -> None:
     session = deployment.bind(frame, Seen())
     program = deployment.program("hop")
     assert program is not None
-    made = [deployment.run(session, program, PUT, key("a"), pack(1), 0, 0) for _ in range(2)]
+    named = named_by_key(origin_of(origin), [key("a")] * 2)
+    made = [deployment.run(session, program, PUT, key("a"), pack(1), 0, name, 0) for name in named]
     values = [found[0].value for found in made if isinstance(found, list)]
     assert len({*values}) == 2, "they draw different numbers"
     rows = encode_section("hop", [key("a"), key("a")], [pack(1)] * 2, bytes([PUT] * 2), [1, 2], [0, 0])

@@ -55,12 +55,12 @@ class Bench:
     def bind(self):
         self.session = self.runtime.bind(self.frame, self.state)
 
-    def run(self, steps, value=0, n=1, op=PUT, map_name="raw", version=1):
+    def run(self, steps, value=0, n=1, op=PUT, map_name="raw", version=1, name=(b"s", 1)):
         """Outputs, or the Rejection."""
         self.deployment.triggers[0].namespace["steps"] = steps
         encoded = None if op == DELETE else encode_value(value, Limits())
         return self.session.activate(
-            self.runtime.program(map_name), op, encode_key((self.group, n)), encoded, version, 0
+            self.runtime.program(map_name), op, encode_key((self.group, n)), encoded, version, name, 0
         )
 
     def ask(self, question, **options):
@@ -216,28 +216,21 @@ def test_random_numbers_replay():
         tuple(draw(Bench(seed=8))),
         tuple(draw(Bench(epoch=6))),
         tuple(draw(Bench(), n=2)),
-        tuple(draw(Bench(), version=2)),
+        tuple(draw(Bench(), name=(b"s", 2))),
+        tuple(draw(Bench(), name=(b"other", 1))),
         tuple(draw(Bench(), map_name="events", op=EVENT)),
     }
-    assert len(drawn) == 6
+    assert len(drawn) == 7
 
 
-def test_events_of_one_key_in_one_frame_draw_other_numbers():
-    bench = Bench()
-    first, second = (draw(bench, map_name="events", op=EVENT) for _ in range(2))
-    assert first != second
-    bench.bind()
-    assert [draw(bench, map_name="events", op=EVENT) for _ in range(2)] == [first, second]
-
-
-def test_what_a_refused_write_drew_it_did_not_draw():
-    bench = Bench()
-    expected = draw(bench)
-    bench.bind()
-
+def test_what_a_write_draws_depends_on_its_name_alone():
     def fail(write, grid):
         grid.random.random()
         raise ValueError
 
+    bench = Bench()
+    first, second = (draw(bench, map_name="events", op=EVENT, name=(b"s", number)) for number in (1, 2))
+    assert first != second
+    bench.bind()
     assert type(bench.run(fail)) is Rejection
-    assert draw(bench) == expected
+    assert [draw(bench, map_name="events", op=EVENT, name=(b"s", number)) for number in (2, 1)] == [second, first]

@@ -52,6 +52,9 @@ def rows(**maps):
     )
 
 
+NAME = (b"session", 1)
+
+
 class Bench:
     """A runtime over one module, and one session."""
 
@@ -66,7 +69,7 @@ class Bench:
     def put(self, value, key=KEY, *, map_name="raw", op=PUT, version=1, schema=0):
         program = self.runtime.program(map_name)
         encoded = None if op == DELETE else encode_value(value, Limits())
-        return self.session.activate(program, op, encode_key(key), encoded, version, schema)
+        return self.session.activate(program, op, encode_key(key), encoded, version, NAME, schema)
 
 
 def outputs_of(body, value=None, **options):
@@ -141,14 +144,14 @@ def test_what_a_write_tells():
 
 def test_nothing_is_decoded_or_asked_for_without_need():
     bench = Bench(F + "    pass\n")
-    broken = bench.session.activate(bench.runtime.program("raw"), PUT, b"no key", b"\xc1", 1, 0)
+    broken = bench.session.activate(bench.runtime.program("raw"), PUT, b"no key", b"\xc1", 1, NAME, 0)
     assert broken == []
     assert bench.state.asked == 0
 
 
 def test_a_value_that_does_not_decode_is_a_rejection():
     bench = Bench(F + "    write.value\n")
-    found = bench.session.activate(bench.runtime.program("raw"), PUT, b"no key", b"\xc1", 1, 0)
+    found = bench.session.activate(bench.runtime.program("raw"), PUT, b"no key", b"\xc1", 1, NAME, 0)
     assert type(found) is Rejection
     assert "do not decode" in found.message
     assert "b'no key'" in found.key
@@ -299,9 +302,9 @@ def test_what_was_routed_here_counts_the_triggers_behind_it():
     source = f"@trigger(on='typed', emits='late')\ndef g(w): yield Event('late', ({number}, 'a'), 1)\n"
     bench = Bench(F + "    yield Put('typed', write.key, 1)\n" + source, limits=Limits(chain_depth_max=4))
     program = bench.runtime.program("typed")
-    assert bench.session.activate(program, PUT, encode_key(KEY), encoded(1), 0, depth=2) == []
+    assert bench.session.activate(program, PUT, encode_key(KEY), encoded(1), 0, NAME, depth=2) == []
     assert [depth for _, depth, _ in bench.session.routed] == [3]
-    deep = bench.session.activate(bench.runtime.program("raw"), PUT, encode_key(KEY), encoded(1), 0, depth=4)
+    deep = bench.session.activate(bench.runtime.program("raw"), PUT, encode_key(KEY), encoded(1), 0, NAME, depth=4)
     assert type(deep) is Rejection and "deep" in deep.message
 
 

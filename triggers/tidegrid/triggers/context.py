@@ -20,7 +20,7 @@ from tidegrid.grid.model.maps import MapKind
 from tidegrid.grid.model.values import decode_value
 from tidegrid.triggers.bound import BoundMap, same_partition
 from tidegrid.triggers.decoded import DecodedValues, LookedUp
-from tidegrid.triggers.seeded import SeededRandom
+from tidegrid.triggers.seeded import SeededRandom, WriteName
 from tidegrid.triggers.write import Write
 
 
@@ -51,14 +51,12 @@ class Context:
 
     __slots__ = (
         "_decoded",
-        "_drawn",
         "_frame",
         "_looked_up",
         "_maps",
         "_random",
         "_root",
         "_state",
-        "_took",
         "_write",
         "epoch",
         "time_ms",
@@ -67,7 +65,7 @@ class Context:
     epoch: Epoch
     time_ms: int
     _write: Write
-    _root: tuple[BoundMap, bytes, bytes | None, int]
+    _root: tuple[BoundMap, bytes, bytes | None, WriteName]
 
     def __init__(
         self,
@@ -85,8 +83,6 @@ class Context:
         self._looked_up = looked_up
         self._decoded = decoded
         self._random: SeededRandom | None = None
-        self._drawn: dict[tuple[str, bytes, int], int] = {}
-        self._took: object = None  # the last accepted write that drew
 
     def get(self, map: str, key: Any) -> Any:
         """The value of `key` in a table or reference map, or None. `key` is a tuple, or a scalar for a key of one.
@@ -124,12 +120,10 @@ class Context:
     def random(self) -> SeededRandom:
         """Random numbers that come out the same when this write is replayed."""
         if self._random is None:
-            source, key, _, version = self._root
+            source, key, _, (origin, number) = self._root
             frame = self._frame
-            drawn = self._drawn.get((source.name, key, version), 0)
-            self._drawn[source.name, key, version] = drawn + 1
-            facts = f"{frame.seed}/{frame.partition}/{frame.epoch}/{version}/{drawn}/{source.name}/"
-            self._random = SeededRandom(facts.encode() + key)
+            facts = f"{frame.seed}/{frame.partition}/{frame.epoch}/{source.name}/{number}/{len(origin)}/"
+            self._random = SeededRandom(facts.encode() + origin + key)
         return self._random
 
     def stored(self, source: BoundMap, key: bytes) -> bytes | None:
@@ -150,21 +144,6 @@ class Context:
         if key == root_key and map == root.name:
             return root_value
         return self._state.get(map, key)
-
-    def _end(self, accepted: bool) -> None:
-        """After a root write that drew numbers. What a refused write drew, it did not draw."""
-        if self._random is not None:
-            self._random = None
-            self._took = self._root
-            if not accepted:
-                self._take_back()
-
-    def _take_back(self) -> None:
-        """The write that was run last is not stored after all: what it drew, it did not draw."""
-        if self._took is self._root:
-            self._took = None
-            source, key, _, version = self._root
-            self._drawn[source.name, key, version] -= 1
 
 
 def unreadable(what: str, map: str) -> TriggerModuleError:

@@ -3,7 +3,7 @@
     runtime = TriggerRuntime(deployment, maps, partitions, limits)      once per deployment
     program = runtime.program(map_name)                                 None: no triggers, skip everything
     session = runtime.bind(FrameContext(...), state)                    once per frame
-    session.activate(program, op, key, value, version, schema)          once per write: outputs or a Rejection
+    session.activate(program, op, key, value, version, name, schema)    once per write: outputs or a Rejection
     runtime.folds[map_name](state, operand)                             state, for tables with a fold
 
 Pure: no clock, no I/O, no randomness of its own. Caches live here, bounded, and hold nothing but what decodes to the

@@ -1,6 +1,6 @@
 """Randomness that replays: the same seed gives the same numbers on every machine, for ever.
 
-A trigger must be a pure function, so it draws from a generator seeded by facts that the frame records. The numbers are
+A trigger must be a pure function, so it draws from a generator seeded by facts that the log records: which write it is. The numbers are
 SHA-256 of (seed, counter): slow next to a Mersenne Twister, with nothing to initialise, and fixed by a standard.
 
 Prior art: the seeded randomness that Temporal hands to a workflow.
@@ -9,10 +9,26 @@ Prior art: the seeded randomness that Temporal hands to a workflow.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+
+WriteName = tuple[bytes, int]
+"""What tells a write from every other in its partition, and is in the log: (session, sequence) of one that a client made;
+of what was delivered, its source, and how many rows of that to the same map have this key before it; of one that is redriven,
+which it is, and 0."""
+
+
+def named_by_key(origin: bytes, keys: Iterable[bytes]) -> list[WriteName]:
+    """The names of delivered rows of one map. Not by their numbers: code that sends more than it did leaves those of other keys alone."""
+    seen: dict[bytes, int] = {}
+    names: list[WriteName] = []
+    for key in keys:
+        nth = seen.get(key, 0)
+        seen[key] = nth + 1
+        names.append((origin, nth))
+    return names
 
 
 class SeededRandom:

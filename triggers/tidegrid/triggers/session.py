@@ -47,6 +47,7 @@ from tidegrid.triggers.context import Context
 from tidegrid.triggers.deployment import TriggerSpec
 from tidegrid.triggers.outputs import Delete, Event, Merge, Put, Reject
 from tidegrid.triggers.rejection import Rejection, rejection
+from tidegrid.triggers.seeded import WriteName
 from tidegrid.triggers.write import Write
 
 _OPS: Final[dict[type, int]] = {Put: PUT, Delete: DELETE, Event: EVENT, Merge: MERGE}
@@ -78,13 +79,15 @@ class Session:
         key: bytes,
         value: bytes | None,
         version: int,
+        name: WriteName,
         schema: int = 0,
         decoded: Any = UNSET,
         depth: int = 0,
     ) -> list[Output] | Rejection:
         """Outputs of this write, in order and checked, or why a trigger refuses it.
 
-        `key` and `value` are encoded and were let in (value None: a delete); `version` is the number the write gets.
+        `key` and `value` are encoded and were let in (value None: a delete); `version` is the number the write gets, `name`
+        what its random numbers are seeded by.
         `decoded`: the value, where the caller has decoded it already; it is given away. `depth`: how many triggers lie
         behind a write that was routed here.
         """
@@ -94,7 +97,9 @@ class Session:
             self.routed = []
         watch = self._watch
         watch.budget = program.reach.budget
-        watch.row = context._root = (program, key, value, version)
+        watch.row = context._root = (program, key, value, name)
+        if context._random is not None:
+            context._random = None
         try:
             self._run(program, op, key, value, decoded, version, schema, depth + 1, outputs)
             watch.row = None
@@ -112,20 +117,13 @@ class Session:
                     watch.settle()
             refused, self._rejection = self._rejection, None
             self.routed = []
-            context._end(accepted=False)
             if refused is None and isinstance(error, Overrun):  # it came as the last trigger returned
                 refused = overran(program, program.triggers[-1].spec, key)
                 watch.overruns.append(refused.trigger)
             elif refused is None:  # a bug of ours: still only this write is refused
                 refused = rejection(program.name, "", 0, key, text_of(error), failed=True)
             return refused
-        if context._random is not None:
-            context._end(accepted=True)
         return outputs
-
-    def take_back(self) -> None:
-        """What was activated last, and accepted, is refused all the same: there is no room for it."""
-        self._context._take_back()
 
     def end(self) -> None:
         """The frame is computed. A `Write` is no business of the collector, so it must not stay in a circle."""

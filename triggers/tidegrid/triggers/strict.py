@@ -33,6 +33,7 @@ from tidegrid.triggers.context import FrameContext, State
 from tidegrid.triggers.deployment import Deployment, TriggerSpec
 from tidegrid.triggers.frozen import READ_ONLY, freeze
 from tidegrid.triggers.rejection import Rejection, key_text, rejection
+from tidegrid.triggers.seeded import WriteName
 from tidegrid.triggers.session import Session
 from tidegrid.triggers.typed import converter
 from tidegrid.triggers.write import Write
@@ -97,6 +98,7 @@ class StrictSession(Session):
         key: bytes,
         value: bytes | None,
         version: int,
+        name: WriteName,
         schema: int = 0,
         decoded: Any = UNSET,
         *more: Any,
@@ -104,15 +106,13 @@ class StrictSession(Session):
     ) -> list[Output] | Rejection:
         """As `Session.activate`; a breach of a rule is a Rejection."""
         plain, watched, journal = self._plain, self._watched, self._journal
-        drawn = dict(plain._context._drawn)
-        outcome = plain.activate(program, op, key, value, version, schema, decoded, *more, **options)
+        outcome = plain.activate(program, op, key, value, version, name, schema, decoded, *more, **options)
         program_watched = self._runtime.program(program.name)
         assert program_watched is not None
 
         def again(frozen: bool) -> list[Output] | Rejection:
             journal.begin(frozen)
-            watched._context._drawn = dict(drawn)
-            found = watched.activate(program_watched, op, key, value, version, schema, UNSET, *more, **options)
+            found = watched.activate(program_watched, op, key, value, version, name, schema, UNSET, *more, **options)
             return _whole(watched, found)
 
         self.breach = self._examine(_whole(plain, outcome), again)
@@ -121,12 +121,8 @@ class StrictSession(Session):
             object.__setattr__(self, "routed", routed if self.breach is None else [])
         if self.breach is None:
             return outcome
-        self.take_back()
         _, trigger, module, line, text = self.breach
         return rejection(trigger, module, line, decode_key(key), text, failed=True)
-
-    def take_back(self) -> None:
-        self._plain.take_back()
 
     def end(self) -> None:
         self._plain.end()

@@ -155,7 +155,7 @@ class TriggerTest:
         watchdog = Watchdog()  # of this write alone: a test ends when it likes, and leaves no thread behind
         watchdog.watch(self._watch)
         try:
-            outcome = session.activate(program, op, encoded, value, version, number)
+            outcome = session.activate(program, op, encoded, value, version, (b"", 0), number)
         finally:
             watchdog.close()
         if isinstance(session, StrictSession) and session.breach is not None:

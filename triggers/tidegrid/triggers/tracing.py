@@ -2,7 +2,7 @@
 
     tracing = Tracing(deployment, maps, partitions, limits)
     session = tracing.bind(FrameContext(...), state)
-    tracing.run(session, program, op, key, value, version, schema)      the emissions, in order, or a Rejection
+    tracing.run(session, program, op, key, value, version, name, schema)      the emissions, in order, or a Rejection
 
 A state that cannot answer a look-up any more raises `Unseen`: the trigger that asked ends there, and the others run on.
 
@@ -27,6 +27,7 @@ from tidegrid.triggers.deployment import Deployment, TriggerSpec
 from tidegrid.triggers.outputs import Delete, Event, Merge, Put
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.runtime import TriggerRuntime
+from tidegrid.triggers.seeded import WriteName
 from tidegrid.triggers.session import Session
 
 _OPS: Final[dict[type, int]] = {Put: PUT, Delete: DELETE, Event: EVENT, Merge: MERGE}
@@ -86,11 +87,19 @@ class Tracing:
         return self._runtime.bind(frame, state)
 
     def run(
-        self, session: Session, program: BoundMap, op: int, key: bytes, value: bytes | None, version: int, schema: int
+        self,
+        session: Session,
+        program: BoundMap,
+        op: int,
+        key: bytes,
+        value: bytes | None,
+        version: int,
+        name: WriteName,
+        schema: int,
     ) -> list[Emission] | Rejection:
         """As `Session.activate`: never raises."""
         self._emissions, self.cuts, self._setting_off = [], [], None
-        outcome = session.activate(program, op, key, value, version, schema)
+        outcome = session.activate(program, op, key, value, version, name, schema)
         return outcome if isinstance(outcome, Rejection) else self._emissions
 
     def complete_before(self, at: int, target: str) -> bool:

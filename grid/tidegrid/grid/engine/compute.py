@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
-from tidegrid.grid.engine.delivery import Delivery, Rows, seed_of
+from tidegrid.grid.engine.delivery import Delivery, Rows, origin_of
 from tidegrid.grid.engine.frame import RUN_BYTES, Change, Columns, Frame, Portion
 from tidegrid.grid.engine.made import Made
 from tidegrid.grid.engine.parking import Parking, parked_bytes
@@ -37,6 +37,7 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import check_value
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers.runtime import BoundMap, FrameContext, Output, Rejection, Session
+from tidegrid.triggers.seeded import named_by_key
 from tidegrid.triggers.session import overran
 
 
@@ -98,7 +99,7 @@ class Computation:
                 epoch=frame.effective,
                 time_ms=frame.time_ms,
                 ref_epoch=self._references.changed,
-                seed=self._seed ^ (seed_of(frame.deliveries[0].source) if frame.deliveries else 0),
+                seed=self._seed,
             )
             self._session = self._catalog.runtime.bind(context, self)
         return self._session
@@ -210,6 +211,7 @@ class Computation:
         conditions = request.conditions or _NO_CONDITIONS
         session = self._bound() if program is not None else None
         size, ordinal = 0, frame.count
+        origin, first = request.session, request.first_sequence
         versions: list[int] = []
         row = request.next_row - 1
         for key, value, op, stored in zip(keys, values, ops, stored_versions(table, keys), strict=True):
@@ -226,14 +228,14 @@ class Computation:
             if session is not None:
                 assert program is not None
                 if op == DELETE:
-                    result = session.activate(program, op, key, None, version, schema)
+                    result = session.activate(program, op, key, None, version, (origin, first + row), schema)
                 else:
                     try:
                         decoded = check_value(value, limits)
                     except (InvalidValueError, TooLargeError) as error:
                         errors[row] = error
                         continue
-                    result = session.activate(program, op, key, value, version, schema, decoded)
+                    result = session.activate(program, op, key, value, version, (origin, first + row), schema, decoded)
                 if result is None:
                     break
                 if type(result) is Rejection:
@@ -259,8 +261,6 @@ class Computation:
                 if size or frame.size:
                     break
                 errors[row] = TooLargeError.of("record (a write with its outputs)", weight, room)
-                if session is not None:
-                    session.take_back()
                 self._leave_rest()
                 continue
             size += weight
@@ -323,7 +323,7 @@ class Computation:
             first = self._take_in(section, len(frame.deliveries) - 1)
             program = self._catalog.runtime.program(section.map) if self._catalog.runtime is not None else None
             if program is not None:
-                self._set_off(program, section, delivery.depth, first)
+                self._set_off(program, section, delivery, first)
         return True
 
     def _take_in(self, section: Rows, source: int) -> int:
@@ -346,12 +346,17 @@ class Computation:
         frame.count += len(keys)
         return first
 
-    def _set_off(self, program: BoundMap, section: Rows, depth: int, first: int) -> None:
+    def _set_off(self, program: BoundMap, section: Rows, delivery: Delivery, first: int) -> None:
         """Triggers on what was delivered. They have the record to themselves but for the delivery (partition.py)."""
         frame, session = self.frame, self._bound()
         room = self._limits.record_bytes_max - frame.framing - self._catalog.output_sections_bytes
-        for row, (key, value, op) in enumerate(zip(section.keys, section.values, section.ops, strict=True)):
-            result = session.activate(program, op, key, None if op == DELETE else value, 0, section.schema, depth=depth)
+        schema, depth = section.schema, delivery.depth
+        names = named_by_key(origin_of(delivery.source), section.keys)
+        for row, (key, value, op, name) in enumerate(
+            zip(section.keys, section.values, section.ops, names, strict=True)
+        ):
+            body = None if op == DELETE else value
+            result = session.activate(program, op, key, body, 0, name, schema, depth=depth)
             if result is None:
                 result = overran(program, program.triggers[0].spec, key, STOPPED_BEFORE)
             if type(result) is Rejection:

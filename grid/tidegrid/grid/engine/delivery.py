@@ -123,7 +123,6 @@ _STATEFUL: Final = bytes((PUT, DELETE, MERGE))
 _EVENTS: Final = bytes((EVENT,))
 
 
-def seed_of(source: SourceId) -> int:
-    """What is delivered has no version number of its own to draw random numbers by."""
-    partition, position, entry = source
-    return (position << 48) ^ (partition << 24) ^ (entry + 1)
+def origin_of(source: SourceId) -> bytes:
+    """Of the names of its rows."""
+    return "delivered {}/{}/{}".format(*source).encode()

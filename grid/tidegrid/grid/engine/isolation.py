@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tidegrid.grid.engine.admission import unhandled_schema
 from tidegrid.grid.engine.catalog import Catalog
 from tidegrid.grid.engine.compute import References, stored_versions
-from tidegrid.grid.engine.delivery import Delivery, seed_of
+from tidegrid.grid.engine.delivery import Delivery, origin_of
 from tidegrid.grid.engine.effects import Effect, RunBatch, Try
 from tidegrid.grid.engine.frame import Frame
 from tidegrid.grid.engine.made import Made
@@ -28,6 +28,7 @@ from tidegrid.grid.store.table import Table
 from tidegrid.triggers.batch import Batch, Section
 from tidegrid.triggers.bound import BoundMap
 from tidegrid.triggers.context import FrameContext
+from tidegrid.triggers.seeded import named_by_key
 
 
 class Latest(NamedTuple):
@@ -163,14 +164,17 @@ class Isolation:
         programs = [catalog.runtime.program(section.map) for section in delivery.sections]
         if not any(program is not None and program.reach.isolated for program in programs):
             return 0
+        origin = origin_of(delivery.source)
         sections = [
-            Section(rows.map, rows.schema, delivery.depth, rows.keys, rows.values, rows.ops, ())
+            Section(
+                rows.map, rows.schema, delivery.depth, rows.keys, rows.values, rows.ops, (), origin,
+                [number for _, number in named_by_key(origin, rows.keys)],
+            )
             for rows, program in zip(delivery.sections, programs, strict=True)
             if program is not None
-        ]
+        ]  # fmt: skip
         state = AtEpoch(partition.tables, delivery.effective, references)
-        seed = self._seed ^ seed_of(delivery.source)
-        frame = FrameContext(partition.id, delivery.effective, delivery.time_ms, references.changed, seed)
+        frame = FrameContext(partition.id, delivery.effective, delivery.time_ms, references.changed, self._seed)
         of, time_ms = delivery, delivery.time_ms
         return self._send(
             partition, Kind.DELIVERY, of, catalog, epoch, time_ms, references, state, frame, sections, True
@@ -191,7 +195,9 @@ class Isolation:
         frame = frame_context(write, partition.id, epoch, references.changed, self._seed)
         version = 0 if write.routed else write.version
         value = b"" if write.op == DELETE else write.value or b""
-        sections = [Section(write.map, write.schema, 0, [write.key], [value], bytes((write.op,)), [version])]
+        origin, number = write.id.write_name
+        op = bytes((write.op,))
+        sections = [Section(write.map, write.schema, 0, [write.key], [value], op, [version], origin, [number])]
         return self._send(
             partition, Kind.REDRIVE, request, catalog, epoch, time_ms, references, state, frame, sections, True
         )
@@ -277,5 +283,6 @@ def _section(partition: Partition, request: WriteRequest, end: int, state: Lates
         if begin <= row < end
     }
     return Section(
-        name, request.schema, 0, keys, request.values[begin:end], request.ops[begin:end], versions, conditions
-    )
+        name, request.schema, 0, keys, request.values[begin:end], request.ops[begin:end], versions, request.session,
+        list(range(request.first_sequence + begin, request.first_sequence + end)), conditions,
+    )  # fmt: skip

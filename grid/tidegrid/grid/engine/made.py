@@ -26,6 +26,7 @@ from tidegrid.triggers.bound import DELETE, BoundMap
 from tidegrid.triggers.deployment import TriggerSpec
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.runtime import Output, Routed
+from tidegrid.triggers.seeded import WriteName
 from tidegrid.triggers.session import overran
 
 TEXT_MAX: Final = 2_000
@@ -100,6 +101,7 @@ class Made:
         key: bytes,
         _value: bytes | None,
         version: int,
+        _name: WriteName,
         _schema: int = 0,
         _decoded: Any = UNSET,
         depth: int = 0,
@@ -122,9 +124,6 @@ class Made:
     def leave_rest(self) -> None:
         """What comes next was not run, or on what is not so: the answer ends here."""
         self._rows = iter(())
-
-    def take_back(self) -> None:
-        """As `Session.take_back`: what came after it in the worker process is left (`leave_rest`)."""
 
     def end(self) -> None:
         """As `Session.end`."""

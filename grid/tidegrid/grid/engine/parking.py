@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from tidegrid.grid.log.record import DELETE, ROUTED, Failure, Record, Redriven, decode_section
 from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.model.limits import Limits
+from tidegrid.triggers.seeded import WriteName
 
 PER_PARKED_BYTES: Final = 256  # what one weighs beside its texts
 ROWS_PER_CHUNK: Final = 500
@@ -33,6 +34,11 @@ class ParkedId(NamedTuple):
 
     position: Position
     row: int
+
+    @property
+    def write_name(self) -> WriteName:
+        """What it draws random numbers by when it is redriven."""
+        return b"redriven %d/%d" % self, 0
 
 
 @dataclass(frozen=True, slots=True)

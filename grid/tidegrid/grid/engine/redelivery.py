@@ -13,11 +13,11 @@ The log is read ahead by `lag` epochs: a ROUTED record may be that much later th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from tidegrid.grid.engine.delivery import seed_of
+from tidegrid.grid.engine.delivery import origin_of
 from tidegrid.grid.engine.parking import ParkedId, ParkedWrite
 from tidegrid.grid.engine.replay import absorb, take_writes
 from tidegrid.grid.engine.replay_log import Arrival, LoggedRecord, RowName, arrivals
@@ -36,6 +36,7 @@ from tidegrid.grid.engine.replaying import (
 from tidegrid.grid.log.record import DATA, DELETE, ROUTED, Record, SourceId
 from tidegrid.grid.model.ids import Epoch, PartitionId, Position
 from tidegrid.triggers.runtime import BoundMap, Rejection, Session
+from tidegrid.triggers.seeded import WriteName, named_by_key
 
 _NTH_SPAN: Final = 1 << 20  # more than entries in a record
 _PRUNED_MIN: Final = 4_096
@@ -172,7 +173,6 @@ class Redelivery:
             _, position, time_ms, nth = place
         self._lines[sent.source] = place if last is None else max(place, last)
         made = Made(self._code)
-        seen = dict[tuple[str, bytes], int]()
         session: Session | None = None
         for section in sent.sections:
             made.settle(section.map, section.ops, section.keys, section.values)
@@ -180,10 +180,9 @@ class Redelivery:
             if program is None:
                 continue
             if session is None:
-                seed = seed_of(source)
-                epoch = sent.effective
-                session = self._state.bind(self._code, self._partition, epoch, sent.time_ms, ref_epoch, seed)
-            self._set_off(session, program, section, sent.depth, held, seen, made)
+                session = self._state.bind(self._code, self._partition, sent.effective, sent.time_ms, ref_epoch)
+            names = named_by_key(origin_of(source), section.keys)
+            self._set_off(session, program, section, names, sent.depth, held, made)
         if session is not None:
             session.end()
         logged = arrival is not None
@@ -200,24 +199,22 @@ class Redelivery:
         session: Session,
         program: BoundMap,
         section: SentSection,
+        names: Sequence[WriteName],
         depth: int,
         held: dict[RowName, ParkedId],
-        seen: dict[tuple[str, bytes], int],
         made: Made,
     ) -> None:
         tally, name = self.tally, section.map
-        for op, key, value in zip(section.ops, section.keys, section.values, strict=True):
+        for op, key, value, named in zip(section.ops, section.keys, section.values, names, strict=True):
             tally.writes += 1
             if held:
-                nth = seen.get((name, key), 0)
-                seen[name, key] = nth + 1
-                parked = held.get((name, key, nth))
+                parked = held.get((name, key, named[1]))
                 if parked is not None:
                     self._parked[parked] = _Row(name, section.schema, op, key, value)
                     tally.parked += 1
                     continue
             body = None if op == DELETE else value
-            result = session.activate(program, op, key, body, 0, section.schema, depth=depth)
+            result = session.activate(program, op, key, body, 0, named, section.schema, depth=depth)
             if isinstance(result, Rejection):
                 tally.refuse(result, name)
                 continue

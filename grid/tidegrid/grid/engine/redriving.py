@@ -153,7 +153,7 @@ class RedriveComputation:
         else:
             context = frame_context(write, frame.partition, frame.effective, self._references.changed, self._seed)
             session = runtime.bind(context, Sees(write, self._tables, frame.ref_epoch, self._references))
-        result = session.activate(program, write.op, write.key, write.value, version, write.schema)
+        result = session.activate(program, write.op, write.key, write.value, version, write.id.write_name, write.schema)
         if result is None:
             result = overran(program, program.triggers[0].spec, write.key, STOPPED_BEFORE)
         routed = list(session.routed)
@@ -162,7 +162,7 @@ class RedriveComputation:
 
 
 def frame_context(write: ParkedWrite, partition: PartitionId, epoch: Epoch, changed: Epoch, seed: int) -> FrameContext:
-    return FrameContext(partition, epoch, write.time_ms, changed, seed ^ (write.id.position << 24) ^ write.id.row)
+    return FrameContext(partition, epoch, write.time_ms, changed, seed)
 
 
 def runs_again(request: RedriveRequest, write: ParkedWrite, table: Table | None, catalog: Catalog) -> bool:

@@ -187,8 +187,9 @@ class Rehearsal:
             ref_epoch=self._references.through,
             seed=self._seed,
         )
+        name = (b"", write.version)  # not its own: both codes draw the same numbers, and that is what matters here
         session = runtime.bind(frame, _Before(write, self._references))
-        result = session.activate(program, write.op, write.key, write.value, write.version, write.schema)
+        result = session.activate(program, write.op, write.key, write.value, write.version, name, write.schema)
         session.end()
         if isinstance(result, list):
             result += [output for _, _, output in session.routed]

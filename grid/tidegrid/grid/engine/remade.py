@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 from tidegrid.grid.engine.compute import References
 from tidegrid.grid.engine.lineage import Place, RecordView, RowAt
 from tidegrid.grid.engine.retracing import Then, activated, told
-from tidegrid.grid.log.record import DATA, DELETE, MERGE, PUT, SourceId
+from tidegrid.grid.log.record import DATA, DELETE, MERGE, PUT, SourceId, write_names
 from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.stamp import Stamp
@@ -235,6 +235,7 @@ class Remade:
             view.place.partition, Epoch(record.effective), record.time_ms, Epoch(record.ref_epoch), seed
         )
         session = tracing.bind(frame, state)
+        names = write_names(record)
         parked = {failure.row for failure in record.failures}
         taken, made = [0] * len(sections), list[_Made]()
         turns = list(record.turns) or ([0, len(sections[0].keys)] if record.write_sections else [])
@@ -248,7 +249,7 @@ class Remade:
                 raise _Untold("the triggers run in worker processes, and are not run again here")
             for at in (RowAt(index, row) for row in range(first, first + count)):
                 if view.number(at) not in parked:
-                    found = activated(session, view, tracing, program, state, at)
+                    found = activated(session, view, tracing, program, state, at, names[view.number(at)])
                     if not isinstance(found, Rejection):
                         made += [_Made(view, at, one) for one in found if (one.map, one.key) == self._of]
         session.end()

@@ -2,8 +2,8 @@
 
 What comes of a raw write is a function of (code, the write, the direct maps of its partition just before it, reference
 maps as of the epoch that its record names): triggers look up nothing else. Direct maps are kept as they were, row by
-row; rows of a record are run in the order in which they were computed (`turns`), all in one session, so that random
-numbers are drawn as they were.
+row; rows of a record are run in the order in which they were computed (`turns`), under the names by which clients wrote
+them, so that random numbers are drawn as they were.
 
 What today's code rejects, or fails on, has no outputs and is counted. A write that was parked has none either, until a
 record redrives it: it is run there.
@@ -11,7 +11,7 @@ record redrives it: it is run there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tidegrid.grid.engine.replay_log import LoggedRecord
 from tidegrid.grid.engine.replaying import (
@@ -25,10 +25,11 @@ from tidegrid.grid.engine.replaying import (
     redrive,
     too_heavy,
 )
-from tidegrid.grid.log.record import DATA, DELETE, MERGE, PUT, Record, Section, decode_section
+from tidegrid.grid.log.record import DATA, DELETE, MERGE, PUT, Record, Section, decode_section, write_names
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.triggers import schemas
 from tidegrid.triggers.runtime import BoundMap, Rejection, Session
+from tidegrid.triggers.seeded import WriteName
 
 
 class Replay:
@@ -77,6 +78,7 @@ class Replay:
         code, record = self._code, item.record
         sections = [decode_section(payload) for payload in record.sections[: record.write_sections]]
         session: Session | None = None
+        names = write_names(record)
         firsts = [0]
         for section in sections:
             firsts.append(firsts[-1] + len(section.keys))
@@ -91,10 +93,18 @@ class Replay:
                 continue
             if session is None:
                 session = self._state.bind(
-                    code, self._partition, Epoch(record.effective), record.time_ms, Epoch(record.ref_epoch), 0
+                    code, self._partition, Epoch(record.effective), record.time_ms, Epoch(record.ref_epoch)
                 )
             parked = [number - firsts[index] for number in item.parked] if item.parked else ()
-            self._activate(session, program, section, first, first + count, parked, made)
+            self._activate(
+                session,
+                program,
+                section,
+                names[firsts[index] + first : firsts[index] + first + count],
+                first,
+                parked,
+                made,
+            )
         if session is not None:
             session.end()
 
@@ -115,25 +125,28 @@ class Replay:
         session: Session,
         program: BoundMap,
         section: Section,
+        names: Sequence[WriteName],
         first: int,
-        stop: int,
         parked: Iterable[int],
         made: Made,
     ) -> None:
         code, tally, name, schema = self._code, self.tally, section.map, section.schema
         table = self._state.tables.get(name)
         unhandled = self._unhandled_words(program, schema)
+        stop = first + len(names)
         keys, values = section.keys[first:stop], section.values[first:stop]
         ops, versions = section.ops[first:stop], section.versions[first:stop]
         tally.writes += len(ops)
         activate, add, outputs = session.activate, made.add, 0
-        for at, (key, value, op, version) in enumerate(zip(keys, values, ops, versions, strict=True), first):
+        for at, (key, value, op, version, named) in enumerate(
+            zip(keys, values, ops, versions, names, strict=True), first
+        ):
             if parked and at in parked:
                 tally.parked += 1
             elif unhandled is not None:
                 tally.fail(name, program.read_key(key), unhandled)
             else:
-                result = activate(program, op, key, None if op == DELETE else value, version, schema)
+                result = activate(program, op, key, None if op == DELETE else value, version, named, schema)
                 if type(result) is Rejection:
                     tally.refuse(result, name)
                 else:

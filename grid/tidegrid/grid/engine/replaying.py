@@ -196,12 +196,10 @@ class ReplayState:
     def reference(self, map_name: str, key: bytes, /) -> bytes | None:
         return self._references.get(map_name, key, self.ref_epoch)
 
-    def bind(
-        self, code: ReplayCode, partition: PartitionId, epoch: Epoch, time_ms: int, ref_epoch: Epoch, seed: int
-    ) -> Session:
+    def bind(self, code: ReplayCode, partition: PartitionId, epoch: Epoch, time_ms: int, ref_epoch: Epoch) -> Session:
         self.ref_epoch = ref_epoch
         changed = self._references.changed(ref_epoch)
-        return code.runtime.bind(FrameContext(partition, epoch, time_ms, changed, code.seed ^ seed), self)
+        return code.runtime.bind(FrameContext(partition, epoch, time_ms, changed, code.seed), self)
 
 
 class Made:
@@ -308,12 +306,11 @@ def redrive(
     if unhandled is not None:
         tally.fail(write.map, program.read_key(write.key), unhandled.message)
         return
-    seed = (write.id.position << 24) ^ write.id.row
     state.beside = write
     try:
-        session = state.bind(code, partition, epoch, write.time_ms, ref_epoch, seed)
+        session = state.bind(code, partition, epoch, write.time_ms, ref_epoch)
         version = 0 if write.routed else write.version
-        result = session.activate(program, write.op, write.key, write.value, version, write.schema)
+        result = session.activate(program, write.op, write.key, write.value, version, write.id.write_name, write.schema)
         session.end()
     finally:
         state.beside = None

@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tidegrid.grid.engine.compute import References
-from tidegrid.grid.engine.delivery import seed_of
+from tidegrid.grid.engine.delivery import origin_of
 from tidegrid.grid.engine.lineage import RecordView, RowAt
-from tidegrid.grid.log.record import DELETE, SourceId
+from tidegrid.grid.log.record import DELETE, SourceId, write_names
 from tidegrid.grid.model.errors import EpochTooOldError
 from tidegrid.grid.model.ids import Epoch
 from tidegrid.grid.store.table import Table
 from tidegrid.triggers.deployment import TriggerSpec
 from tidegrid.triggers.rejection import Rejection
 from tidegrid.triggers.runtime import BoundMap, FrameContext, Session
+from tidegrid.triggers.seeded import WriteName, named_by_key
 from tidegrid.triggers.tracing import Emission, Tracing, Unseen
 from tidegrid.v1.grid_pb2 import LineageRow, LineageStep, TriggerRun
 
@@ -156,34 +157,35 @@ def _run(
         epoch=Epoch(record.effective),
         time_ms=record.time_ms,
         ref_epoch=Epoch(record.ref_epoch),
-        seed=seed ^ (seed_of(SourceId.of(record.sources[0])) if view.routed else 0),
+        seed=seed,
     )
     session = tracing.bind(frame, state)
-    for before in _alike_before(view, at):
-        activated(session, view, tracing, program, state, before)
-    found = activated(session, view, tracing, program, state, at)
+    found = activated(session, view, tracing, program, state, at, name_of(view, at))
     session.end()
     return found
 
 
-def _alike_before(view: RecordView, at: RowAt) -> list[RowAt]:
-    """Rows that draw random numbers by the same name: how many came before counts."""
-    section = view.sections[at.section]
-    key, version = section.keys[at.row], 0 if view.routed else section.versions[at.row]
-    return [
-        RowAt(at.section, row)
-        for row in range(at.row)
-        if section.keys[row] == key and (view.routed or section.versions[row] == version)
-    ]
+def name_of(view: RecordView, at: RowAt) -> WriteName:
+    """Deliveries that set something off have their record to themselves (engine/partition.py)."""
+    if not view.routed:
+        return write_names(view.record)[view.number(at)]
+    origin = origin_of(SourceId.of(view.record.sources[0]))
+    return named_by_key(origin, view.sections[at.section].keys[: at.row + 1])[-1]
 
 
 def activated(
-    session: Session, view: RecordView, tracing: Tracing, program: BoundMap, state: Then, at: RowAt
+    session: Session,
+    view: RecordView,
+    tracing: Tracing,
+    program: BoundMap,
+    state: Then,
+    at: RowAt,
+    name: WriteName,
 ) -> Sequence[Emission] | Rejection:
     state.at = at
     row = view.row(at)
     value = None if row.op == DELETE else row.value
-    return tracing.run(session, program, row.op, row.key, value, 0 if view.routed else row.version, row.schema)
+    return tracing.run(session, program, row.op, row.key, value, 0 if view.routed else row.version, name, row.schema)
 
 
 def _match(step: LineageStep, emissions: Sequence[Emission], tracing: Tracing) -> Emission | None:

@@ -11,6 +11,7 @@ order they were computed. Failures name the rows whose triggers failed (engine/p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -50,6 +51,7 @@ __all__ = [
     "encode_section",
     "rows_in_turn",
     "stamped",
+    "write_names",
 ]
 
 
@@ -203,6 +205,14 @@ def rows_in_turn(record: Record) -> Iterator[tuple[int, int]]:
         for row in range(taken[section], taken[section] + count):
             yield section, row
         taken[section] += count
+
+
+def write_names(record: Record) -> list[tuple[bytes, int]]:
+    """(session, sequence) of every write of a DATA record, in section order."""
+    names: list[tuple[bytes, int]] = []
+    for session, first, count in zip(record.sessions, record.first_sequences, record.counts, strict=True):
+        names += zip(repeat(session, count), range(first, first + count), strict=True)
+    return names
 
 
 def encode_open(
