@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegrid.grid.engine import requests
+from tidegrid.grid.engine.admission import admit
 from tidegrid.grid.engine.requests import DETAILED_RUNS_MAX, RequestMemory, Session, session_created, session_kind
+from tidegrid.grid.engine.write import WriteRequest
+from tidegrid.grid.log.record import PUT
 from tidegrid.grid.model.errors import (
     BusyError,
     ConflictError,
@@ -18,7 +21,7 @@ from tidegrid.grid.model.errors import (
     InvalidValueError,
     OutcomeUnknownError,
 )
-from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.limits import Limits
 
 from tests.unit.engine.stand import client_session, named_session
@@ -224,3 +227,16 @@ def test_a_checkpoint_of_it_is_the_same_memory(monkeypatch: pytest.MonkeyPatch) 
     assert list(other.rows()) == list(one.rows()) and len(other._named) == 1
     with pytest.raises(FormatError):
         memory().load(client_session(), 1, 2, [(1, 2, 1, bytes(8))])
+
+
+def test_what_was_refused_last_stays_so_when_the_partition_went_and_came_back() -> None:
+    """Seed 15040 of the simulator: nothing of the session was stored after it, so the log knew of no sequence as high."""
+    session, error = client_session(1), ConflictError.of(8, 7)
+    before = memory()
+    before.admit(session, Epoch(1), 1).refused |= {3: error, 4: error}
+    after = memory()
+    after.accepted(session, 1, [1, 1], Epoch(1))
+    after.recall(before.unlogged())
+    copy = WriteRequest(PartitionId(0), session, 3, 1, "m", [b"k", b"l"], [b"", b""], bytes([PUT, PUT]))
+    assert admit(copy, after, Epoch(1), LIMITS) == []
+    assert copy.errors == {0: error, 1: error} and not copy.unanswered

@@ -223,6 +223,7 @@ class RequestMemory:
                 known = self._make(session, CLIENT_SESSION)
             if known is not None:
                 known.refused |= refused
+                known.highest = max([known.highest, *refused])  # what is above it is taken for new, unasked
                 known.let_go(lowest)
 
     def _expire_once(self) -> int:
