@@ -1,6 +1,6 @@
 """What one simulated run is made of: all of it follows from the seed, and every fault can be switched off by name.
 
-`FAULTS` maps a fault's name to the fields that are set to zero without it: that is how a failing run is made smaller.
+`FAULTS` maps a fault's name to the fields and what they are without it: that is how a failing run is made smaller.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "client_loss": {"client_loss": 0.0},
     "client_double": {"client_double": 0.0},
     "crash": {"crash_rate": 0.0},
+    "slow_workers": {"worker_delay": 0.001},
     "pause": {"pause_rate": 0.0},
     "cut": {"cut_rate": 0.0},
     "move": {"move_rate": 0.0},

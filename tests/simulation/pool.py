@@ -34,9 +34,9 @@ class Pool:
         def work() -> None:
             done = self._work(order)
             for _ in range(1 + world.happens(0.1)):
-                self._process.soon(world.options.worker_delay, lambda: self._process.batch_done(done))
+                self._process.soon(world.faults.worker_delay, lambda: self._process.batch_done(done))
 
-        self._process.soon(world.options.worker_delay, work)
+        self._process.soon(world.faults.worker_delay, work)
 
     def _work(self, order: RunBatch) -> BatchDone:
         world, node, batch = self._process.world, self._process.node, order.batch

@@ -263,6 +263,7 @@ class World:
             "no_answer",
             "log_failure",
             "worker_loss",
+            "slow_workers",  # a group with triggers has to be made within one epoch (docs/groups.md)
         ):
             self.faults = self.faults.without(fault)
         self.cut_until.clear()
