@@ -22,8 +22,7 @@ from tidegrid.grid.model.keys import (
 from tidegrid.grid.model.maps import KeyField
 from tidegrid.grid.model.partitioner import Partitioner, leading, partition_of
 
-QUICK = settings(deadline=None)
-THOROUGH = settings(deadline=None, max_examples=500)
+THOROUGH = settings(max_examples=500)
 
 INTEGERS = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
@@ -104,7 +103,6 @@ def test_the_order_of_the_bytes_is_the_order_of_the_keys(a: tuple[Any, ...], b: 
     assert sign((left > right) - (left < right)) == compare(a, b)
 
 
-@QUICK
 @given(st.lists(KEYS, min_size=2, max_size=12))
 def test_sorting_bytes_sorts_keys(keys: list[tuple[Any, ...]]) -> None:
     by_bytes = [decode_key(encoded) for encoded in sorted(map(encode_key, keys))]
@@ -170,7 +168,6 @@ def shallow(key: tuple[Any, ...]) -> list[KeyField]:
     return [KeyField(f"f{at}", kinds.get(type(element), type(element).__name__)) for at, element in enumerate(key)]
 
 
-@QUICK
 @given(KEYS, KEYS)
 def test_the_pattern_of_key_fields_lets_in_their_keys_alone(key: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     fields = shallow(key)
@@ -191,7 +188,6 @@ def test_a_prefix_range_holds_the_keys_that_go_on(prefix: tuple[Any, ...], key: 
         assert (begin <= encode_key(candidate) < end) == goes_on
 
 
-@QUICK
 @given(KEYS, st.integers(1, 64), st.integers(0, 6))
 def test_affinity_hashes_leading_elements(key: tuple[Any, ...], partitions: int, affinity: int) -> None:
     encoded = encode_key(key)
@@ -203,7 +199,6 @@ def test_affinity_hashes_leading_elements(key: tuple[Any, ...], partitions: int,
     assert partitioner.many([encoded, encoded]) == [expected, expected]
 
 
-@QUICK
 @given(st.binary(max_size=24), st.integers(0, 4))
 def test_the_partitioner_is_total(encoded: bytes, affinity: int) -> None:
     try:
@@ -212,7 +207,6 @@ def test_the_partitioner_is_total(encoded: bytes, affinity: int) -> None:
         assert affinity and not is_key(encoded)
 
 
-@QUICK
 @given(KEYS)
 def test_key_text_reads_back(key: tuple[Any, ...]) -> None:
     text = format_key(key)
@@ -221,7 +215,6 @@ def test_key_text_reads_back(key: tuple[Any, ...]) -> None:
     assert same(parse_key_text(text, ()), key)
 
 
-@QUICK
 @given(st.text(max_size=20))
 def test_key_text_is_total(text: str) -> None:
     try:

@@ -43,7 +43,7 @@ def chain_of(epochs: list[int]) -> Table:
     return table
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), count=st.integers(1, 3_000), density=st.integers(1, 40))
 def test_as_of_looks_at_a_logarithm_of_the_versions(
     data: st.DataObject, count: int, density: int, comparisons: Comparisons

@@ -63,7 +63,7 @@ def saved(table: MergedTable, position: int) -> MergedTable:
     return made
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS, st.integers(0, 25))
 def test_any_order_of_arrival_comes_to_the_same(steps: list[Step], checkpoint_at: int) -> None:
     table, model, closed = MergedTable(fold_at), Model(), 0
@@ -93,7 +93,7 @@ def test_any_order_of_arrival_comes_to_the_same(steps: list[Step], checkpoint_at
             table = saved(table, at + 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STEPS)
 def test_a_checkpoint_whose_slices_come_late_is_mended_by_the_log(steps: list[Step]) -> None:
     """Versions of a slice may hold what later records did to them; those are replayed on top of the operands."""

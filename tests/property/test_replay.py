@@ -107,7 +107,7 @@ def batches(step: Step) -> Iterator[tuple[str, int, list[tuple[Any, Any]]]]:
             yield step.what, at, pairs
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
 def test_the_same_code_makes_the_same_tables(steps: list[Step]) -> None:
     stand = Stand(maps=(), source=source(1) + RANDOM, partitions=PARTITIONS, limit=8)

@@ -201,7 +201,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTable = TableMachine.TestCase
-TestTable.settings = settings(deadline=None, max_examples=50, stateful_step_count=30)
+TestTable.settings = settings(max_examples=50, stateful_step_count=30)
 
 
 @pytest.mark.parametrize("seed", range(40))

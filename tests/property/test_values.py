@@ -13,8 +13,7 @@ from tidegrid.grid.model.errors import FormatError, InvalidValueError, TooLargeE
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import check_value, decode_value, encode_value
 
-QUICK = settings(deadline=None)
-THOROUGH = settings(deadline=None, max_examples=500)
+THOROUGH = settings(max_examples=500)
 
 LIMITS = Limits()
 SCALARS = st.one_of(
@@ -87,7 +86,6 @@ def test_any_bytes_are_a_value_or_refused(data: bytes) -> None:
     assert again == value or (isinstance(value, float) and math.isnan(value)) or "nan" in repr(value)
 
 
-@QUICK
 @given(st.binary(max_size=20))
 def test_decoding_is_total(data: bytes) -> None:
     with contextlib.suppress(FormatError):

@@ -4,7 +4,7 @@ import enum
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tidegrid.client import Grid
 from tidegrid.client.map_key import key_encoder
@@ -93,7 +93,6 @@ elements = st.one_of(scalars, st.binary(max_size=3), st.tuples(scalars), st.just
 kinds = st.lists(st.sampled_from(["str", "int", "float", "bool", "bytes", "any"]), max_size=3)
 
 
-@settings(deadline=None)  # patterns take a while to compile
 @given(kinds, st.lists(elements, min_size=1, max_size=3))
 def test_it_takes_what_a_node_takes(types: list[str], parts: list[object]) -> None:
     spec = MapSpec("m", key=tuple(KeyField(f"f{at}", kind) for at, kind in enumerate(types)))

@@ -83,7 +83,7 @@ KEYS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(KEYS, max_size=60),
     st.booleans(),

@@ -113,7 +113,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=12), st.lists(STEPS, max_size=30), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_generation_is_its_base_and_then_the_log(
     before: list[tuple[str, str, int]], after: list[tuple[str, str, int]], little: bool
 ) -> None:

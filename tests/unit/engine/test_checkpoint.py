@@ -52,7 +52,7 @@ def fresh(stand: Stand) -> Partition:
     return Partition(PartitionId(0), stand.limits, 100, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps, st.integers(1, 4))
 def test_recovered_state_equals_the_live_one(
     plan: list[tuple[str, list[tuple[str, int | None]]]], slice_rows: int

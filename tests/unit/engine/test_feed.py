@@ -105,7 +105,7 @@ def build(plan: list, partitions: int, recent_bytes: int) -> tuple[Logs, int]:  
     return logs, epoch
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     actions, st.integers(1, 3), st.integers(0, 30), st.integers(0, 30), st.sampled_from([1, 60, 500, 10**6]), st.data()
 )
@@ -139,7 +139,7 @@ def test_a_merge_of_logs_is_the_feed(
     assert got == logs.wanted("a", after, through) and merge.mark == through and handed_out <= len(got) + 200
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(actions, st.integers(1, 3), st.integers(0, 30), st.integers(0, 30), st.sampled_from([0, 300, 1000, 10**6]))
 def test_memory_gives_the_same_or_says_that_it_cannot(
     plan: list,

@@ -39,7 +39,7 @@ def test_a_frame_of_many_small_writes_of_many_sessions_fits_into_a_record() -> N
     assert all(not request.errors for request in stand.answered)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["raw", "t", "s"]), st.lists(st.integers(0, 700), min_size=1, max_size=12)),

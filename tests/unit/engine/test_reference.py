@@ -329,7 +329,7 @@ def test_a_large_answer_is_cut_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     ]  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.tuples(

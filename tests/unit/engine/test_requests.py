@@ -60,7 +60,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(actions)
 def test_a_session_is_a_dictionary_of_outcomes(steps: list[tuple[str, int, int]]) -> None:
     session, naive = Session(), Naive()

@@ -444,7 +444,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_agrees_with_a_twin_that_is_never_compacted(steps: Sequence[tuple[str, object, int]]) -> None:
     asyncio.run(_compare(steps))
 

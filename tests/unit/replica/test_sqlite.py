@@ -263,7 +263,7 @@ VALUES = st.one_of(st.just(DELETE), st.dictionaries(st.sampled_from("xyz"), FIEL
 EPOCHS = st.lists(st.lists(st.tuples(st.sampled_from("abcd"), VALUES), max_size=5), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EPOCHS, st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=5), st.integers(1, 3), st.booleans())
 def test_a_crash_between_any_two_steps(
     tmp_path_factory: pytest.TempPathFactory,

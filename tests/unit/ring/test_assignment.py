@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tidegrid.grid.model.ids import NodeId
 from tidegrid.grid.ring.assignment import assignment
@@ -16,7 +16,6 @@ def nodes(*numbers: int) -> frozenset[NodeId]:
     return frozenset(map(NodeId, numbers))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.frozensets(st.integers(0, 99).map(NodeId), min_size=1, max_size=9))
 def test_everything_is_owned_by_members_and_nobody_takes_more_than_an_even_share(
     partitions: int, members: frozenset[NodeId]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tidegrid.grid.model.errors import CorruptionError, FormatError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position, Term
@@ -318,7 +318,6 @@ records = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(records, max_size=30), st.data())
 def test_fold_from_a_checkpoint_equals_fold_from_the_start(
     log: list[control_pb2.ControlRecord], data: st.DataObject
@@ -338,7 +337,6 @@ def test_fold_from_a_checkpoint_equals_fold_from_the_start(
         assert second.next_activation(epoch) == whole.next_activation(epoch)
 
 
-@settings(deadline=None)
 @given(st.lists(records, max_size=30))
 def test_what_acts_at_an_epoch_never_changes_once_that_epoch_can_be_stamped(
     log: list[control_pb2.ControlRecord],

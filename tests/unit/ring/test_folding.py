@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tidegrid.grid.model.errors import CorruptionError, FormatError
 from tidegrid.grid.model.ids import Epoch, Position
@@ -33,7 +33,6 @@ def compacted(log: list[Stored], count: int) -> list[Stored]:
     return [(log[count - 1][0], log[count - 1][1], fold_records(log[:count])), *log[count:]]
 
 
-@settings(deadline=None)
 @given(st.lists(records, max_size=30), st.data())
 def test_the_fold_of_a_compacted_log_is_that_of_the_whole_one(log: list[ControlRecord], data: st.DataObject) -> None:
     whole = stored(log)
