@@ -128,7 +128,7 @@ def draw(write, grid):
 """
 
 
-async def test_what_a_row_without_room_has_drawn_is_drawn_again_by_the_next(tmp_path: Path) -> None:
+async def test_a_row_without_room_changes_nothing_of_what_the_next_draws(tmp_path: Path) -> None:
     async with embedded.open(tmp_path, partitions=1, tick=0.005) as grid:
         await grid.deploy(("m", RANDOM))
         wide, narrow = {"parts": 4, "pad": 400_000}, {"parts": 1, "pad": 1}

@@ -34,7 +34,8 @@ class Code(msgspec.Struct, frozen=True, array_like=True):
 class Section(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Rows of one map. `versions`: of each key before the batch; of rows that were written long ago, their own; empty: 0.
 
-    `origin` and `numbers` name the rows. `conditions`: by row of the section, the version that it expects, and whether its key has a value before the batch.
+    `origin` and `numbers` name the rows. `conditions`: by row of the section, the version that it expects, and whether its
+    key has a value before the batch.
     """
 
     map: str

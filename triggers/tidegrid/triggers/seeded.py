@@ -1,7 +1,7 @@
 """Randomness that replays: the same seed gives the same numbers on every machine, for ever.
 
-A trigger must be a pure function, so it draws from a generator seeded by facts that the log records: which write it is. The numbers are
-SHA-256 of (seed, counter): slow next to a Mersenne Twister, with nothing to initialise, and fixed by a standard.
+A trigger must be a pure function, so it draws from a generator seeded by facts that the log records: which write it is.
+The numbers are SHA-256 of (seed, counter): slow next to a Mersenne Twister, with nothing to initialise, and fixed by a standard.
 
 Prior art: the seeded randomness that Temporal hands to a workflow.
 """
@@ -21,7 +21,8 @@ which it is, and 0."""
 
 
 def named_by_key(origin: bytes, keys: Iterable[bytes]) -> list[WriteName]:
-    """The names of delivered rows of one map. Not by their numbers: code that sends more than it did leaves those of other keys alone."""
+    """The names of delivered rows of one map. Not by their numbers: code that sends more than it did leaves those of other
+    keys alone."""
     seen: dict[bytes, int] = {}
     names: list[WriteName] = []
     for key in keys:

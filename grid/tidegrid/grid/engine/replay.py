@@ -78,7 +78,7 @@ class Replay:
         code, record = self._code, item.record
         sections = [decode_section(payload) for payload in record.sections[: record.write_sections]]
         session: Session | None = None
-        names = write_names(record)
+        names: Sequence[WriteName] = ()
         firsts = [0]
         for section in sections:
             firsts.append(firsts[-1] + len(section.keys))
@@ -92,6 +92,7 @@ class Replay:
                 self._store(section, first, first + count)
                 continue
             if session is None:
+                names = write_names(record)
                 session = self._state.bind(
                     code, self._partition, Epoch(record.effective), record.time_ms, Epoch(record.ref_epoch)
                 )
