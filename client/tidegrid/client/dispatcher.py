@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegrid.client.batch import Batch, Column
 from tidegrid.client.causality import Causality
-from tidegrid.client.errors import ELSEWHERE, NOT_STORED, error_of
+from tidegrid.client.errors import ELSEWHERE, NOT_STORED, error_of, grid_error_of
 from tidegrid.client.lane import Lane
 from tidegrid.client.patience import UNANSWERED_SECONDS, first_answer, first_hello
 from tidegrid.client.read_batch import ReadBatch
@@ -286,9 +286,13 @@ class Dispatcher:
         if elsewhere and pause < BACKOFF_SECONDS * 2:
             pause = 0
         await asyncio.sleep(pause)
-        if elsewhere:
-            await self.refresh_quietly()
-        self._dispatch(batches, reads)
+        try:
+            if elsewhere:
+                await self.refresh_quietly()
+            self._dispatch(batches, reads)
+        except Exception as problem:  # they are in no lane now: nobody else would tell those who wait for them
+            for item in _items(batches, reads):
+                item.fail(grid_error_of(problem))
 
     def _dispatch(self, batches: list[Batch], reads: list[ReadBatch]) -> None:
         for batch in batches:
@@ -319,8 +323,8 @@ class Dispatcher:
                 lane.note(problem)
                 if not lane.idle:
                     continue
-            except GridError as problem:
-                lane.drain(problem)
+            except Exception as problem:  # another grid, say
+                lane.drain(grid_error_of(problem))
             break
         lane.resume()
 

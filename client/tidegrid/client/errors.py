@@ -8,6 +8,7 @@ from tidegrid.grid.model.error_message import error_of as error_of
 from tidegrid.grid.model.errors import (
     BusyError,
     ClosingLagError,
+    GridError,
     StoppingError,
     StorageFullError,
     UnavailableError,
@@ -21,3 +22,10 @@ ELSEWHERE: Final = (UnavailableError, WrongOwnerError, StoppingError)
 """The node cannot do it: ask for the owner again."""
 
 RETRYABLE: Final = NOT_STORED + ELSEWHERE
+
+
+def grid_error_of(problem: BaseException) -> GridError:
+    """For whoever waits for a task that ended by `problem`, which is a defect unless it is a GridError."""
+    if isinstance(problem, GridError):
+        return problem
+    return GridError(f"a defect of the client ({problem!r}); the outcome is unknown. Please report it")

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tidegrid.client.change import FeedBatch, FeedSection
 from tidegrid.client.dispatcher import Dispatcher, backoff, closed_error
-from tidegrid.client.errors import error_of
+from tidegrid.client.errors import error_of, grid_error_of
 from tidegrid.client.feed_merge import PER_ENTRY_BYTES, FeedMerge
 from tidegrid.client.patience import UNANSWERED_SECONDS, Silences
 from tidegrid.client.transport import FeedStream
@@ -179,8 +179,14 @@ class Feed:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work, name=f"tidegrid feed of {self._map}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        problem = None if task.cancelled() else task.exception()
+        if problem is not None:
+            self._fail(grid_error_of(problem))
 
     async def _start(self, pause: float) -> None:
         """Opens a stream to every owner, from an epoch that is closed now unless the caller named one."""
@@ -194,7 +200,7 @@ class Feed:
         self._open(self._dispatcher.partitions, start, self._snapshot)
 
     async def _refresh(self) -> bool:
-        """Learns the routing anew; False when that failed for good."""
+        """Learns the routing anew; False when patience is at its end."""
         while True:
             try:
                 await self._dispatcher.refresh()
@@ -205,9 +211,6 @@ class Feed:
                 if pause is None:
                     return False
                 await asyncio.sleep(pause)
-            except GridError as problem:
-                self._fail(problem)
-                return False
 
     def _next_pause(self, address: str, problem: GridError) -> float | None:
         """Seconds until the next try; None when patience is at its end and the feed has failed."""
@@ -277,7 +280,7 @@ class Feed:
         elif isinstance(problem, PeerError | OverloadError):
             await self._resume(name, list(request.partitions), member.address, problem)
         else:
-            self._fail(problem)
+            raise problem
 
     async def _watch(self) -> None:
         """Ends streams of nodes that hang and own their partitions no more: they are resumed where these are now."""

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from tidegrid.client.batch import Batch, Column
 from tidegrid.client.causality import Causality
-from tidegrid.client.errors import RETRYABLE, error_of
+from tidegrid.client.errors import RETRYABLE, error_of, grid_error_of
 from tidegrid.client.moment import Moment
 from tidegrid.client.patience import UNANSWERED_SECONDS
 from tidegrid.client.read_batch import ReadBatch
@@ -145,7 +145,7 @@ class Lane:
             try:
                 request = None if self.paused else self._compose()
             except Exception as defect:  # nobody waits for this task: whoever waits for the lane has to hear of it
-                self.drain(_defect(defect))
+                self.drain(grid_error_of(defect))
                 continue
             if request is None:
                 self._sleeper = self._loop.create_future()
@@ -240,8 +240,8 @@ class Lane:
         except GridError as problem:
             self._break(exchange, problem)
         except Exception as defect:
-            self.drain(_defect(defect))
-            self._break(exchange, _defect(defect))
+            self.drain(grid_error_of(defect))
+            self._break(exchange, grid_error_of(defect))
 
     def _settle(self, reply: grid_pb2.ExchangeReply) -> None:
         request = self._take(reply.id)
@@ -408,10 +408,6 @@ class Lane:
             self._exchange.close()
             self._exchange = None
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _defect(defect: Exception) -> GridError:
-    return GridError(f"a defect of the client ({defect!r}); the outcome is unknown. Please report it")
 
 
 def _expire(items: Iterable[Batch] | Iterable[ReadBatch], now: float, in_flight: bool) -> None:

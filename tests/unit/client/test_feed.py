@@ -5,7 +5,8 @@ import random
 
 import pytest
 from tidegrid.client import FeedBatch, Grid, connect
-from tidegrid.grid.model.errors import CallerError, UnavailableError, UnknownMapError
+from tidegrid.client.feed_merge import FeedMerge
+from tidegrid.grid.model.errors import CallerError, GridError, UnavailableError, UnknownMapError, WrongGridError
 from tidegrid.grid.model.keys import encode_key
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import encode_value
@@ -269,6 +270,27 @@ async def test_errors_end_the_feed(fake: FakeGrid, grid: Grid) -> None:
         pass
     with pytest.raises(StopAsyncIteration):
         await anext(feed)
+
+
+async def test_whatever_ends_a_task_of_a_feed_ends_the_feed(
+    fake: FakeGrid, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidegrid.client.feed.UNANSWERED_SECONDS", 0.01)
+    monkeypatch.setattr("tidegrid.client.patience.UNANSWERED_SECONDS", 0.01)
+    async with grid.map("m").subscribe(after=0) as feed:
+        await until(lambda: fake.feeds)
+        fake.grid_id = b"H" * 16  # what hangs has no answer that would tell
+        with pytest.raises(WrongGridError):
+            await anext(feed)
+    fake.grid_id = b"G" * 16
+
+    def defect(*_: object) -> None:
+        raise LookupError("odd")
+
+    monkeypatch.setattr(FeedMerge, "offer", defect)
+    async with grid.map("m").subscribe(after=0) as feed:
+        with pytest.raises(GridError, match=r"a defect of the client \(LookupError\('odd'\)\)"):
+            await anext(feed)
 
 
 async def test_closing_the_grid_closes_its_feeds(fake: FakeGrid) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from tidegrid.client import Ack, Grid, connect
@@ -24,7 +25,7 @@ from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.model.values import decode_value
 from tidegrid.v1 import grid_pb2
 
-from tests.unit.client.fake_grid import FakeGrid, until
+from tests.unit.client.fake_grid import FakeGrid, FakeTransport, until
 
 
 def stored(fake: FakeGrid, key: object) -> list[object]:
@@ -353,6 +354,26 @@ async def test_another_grid_at_the_same_address(fake: FakeGrid, grid: Grid) -> N
     fake.down.clear()
     with pytest.raises(WrongGridError):
         await grid.refresh()
+
+
+async def test_another_grid_when_the_owner_is_looked_for_anew(
+    fake: FakeGrid, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that stops has answered as it was; whoever answers at its address now is another grid."""
+    m = grid.map("m")
+    hello = FakeTransport.hello
+
+    async def replaced(*arguments: Any) -> grid_pb2.HelloReply:
+        reply = await hello(*arguments)
+        reply.carry.grid_id = b"H" * 16
+        return reply
+
+    monkeypatch.setattr(FakeTransport, "hello", replaced)
+    for ask in (lambda: m.put("a", 1), lambda: m.get("a")):
+        fake.refuse.append(StoppingError("the node is stopping"))
+        async with asyncio.timeout(30):
+            with pytest.raises(WrongGridError, match="another grid answers than before"):
+                await ask()
 
 
 async def test_large_values_are_spread_over_messages() -> None:
