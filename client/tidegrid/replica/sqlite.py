@@ -19,7 +19,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from tidegrid.client.change import FeedBatch
 from tidegrid.grid.model.errors import (
@@ -31,7 +31,7 @@ from tidegrid.grid.model.errors import (
     WrongGridError,
 )
 from tidegrid.grid.model.ids import Epoch
-from tidegrid.replica.columns import Columns, native
+from tidegrid.replica.columns import Columns, fold, native
 from tidegrid.replica.rows import Writes, writes_of
 from tidegrid.replica.sink import Source
 from tidegrid.replica.sqlite_checkpoint import Checkpointer
@@ -130,10 +130,14 @@ class _File:
                 f"SELECT map, epoch, state, mapping FROM {POSITION_TABLE} WHERE table_name = ?", (self._table,)
             ).fetchone()
             existing = [row[1] for row in run(f"PRAGMA table_info({quoted(self._table)})")]
+            if found is not None and self._is_unfinished_by_other_options(*found):
+                run(f"DROP TABLE {quoted(self._table)}")
+                run(f"DELETE FROM {POSITION_TABLE} WHERE table_name = ?", (self._table,))
+                found, existing = None, []
             if found is None:
                 self._create(bool(existing))
             else:
-                self._check(*found)
+                self._check(existing, *found)
                 own = set(self._columns.own)
                 self._columns = Columns(
                     self._source.spec, self._rename, [column for column in existing if column not in own]
@@ -158,18 +162,37 @@ class _File:
                     f"{self._path} follows grid {other[:8]} (table {table!r}), this one is {grid_id[:8]}; use another file, or delete this one to copy anew"
                 )
 
-    def _check(self, map_name: str, epoch: int, state: str, mapping: str) -> None:
+    def _check(self, existing: list[str], map_name: str, epoch: int, state: str, mapping: str) -> None:
         if map_name != self._source.spec.name:
             raise ConfigurationError(
                 f"table {self._table!r} in {self._path} is a replica of map {map_name!r}, not of {self._source.spec.name!r}; name another table",
                 map=map_name,
             )
         if mapping != self._mapping():
-            raise ConfigurationError(
-                f"table {self._table!r} in {self._path} was made with other options ({mapping}); use the same ones, or name another table",
-                map=map_name,
+            if not self._only_renames_more(json.loads(mapping), existing):
+                raise ConfigurationError(
+                    f"table {self._table!r} in {self._path} was made with other options ({mapping}), and has rows by them; use the same ones, or name another table",
+                    map=map_name,
+                )
+            self._connection.execute(
+                f"UPDATE {POSITION_TABLE} SET mapping = ? WHERE table_name = ?", (self._mapping(), self._table)
             )
         self._epoch, self._live = epoch, state == "live"
+
+    def _is_unfinished_by_other_options(self, map_name: str, epoch: int, state: str, mapping: str) -> bool:
+        """It would be copied from its beginning in any case, and so may be made anew by the options of now."""
+        return map_name == self._source.spec.name and state == "snapshot" and mapping != self._mapping()
+
+    def _only_renames_more(self, before: dict[str, Any], existing: list[str]) -> bool:
+        """The options are those of before, but for fields that no row has yet: what the error about a clash advises."""
+        more = {field: column for field, column in self._rename.items() if field not in before["rename"]}
+        before["rename"] |= more
+        back = {column: field for field, column in before["rename"].items()}
+        stored = {back.get(column, column) for column in existing}
+        columns = set(map(fold, existing))
+        return before == json.loads(self._mapping()) and all(
+            field not in stored and fold(column) not in columns for field, column in more.items()
+        )
 
     def _create(self, exists: bool) -> None:
         if exists:

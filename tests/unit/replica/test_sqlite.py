@@ -168,9 +168,46 @@ async def test_a_clash_with_a_column_of_an_earlier_run(path: Path) -> None:
     assert (rows(path)[0]["y2"], rows(path)[0]["b"]) == (2, 2)
 
 
+async def test_the_advice_about_a_clash_can_be_followed(path: Path) -> None:
+    """In the table where it was given: fields that no row has yet may be renamed."""
+    async with opened(path, source(), rename={"x": "A"}) as sink:
+        await sink.apply([changes(1, [("a", {"b": 1, "x": 3})])])
+        with pytest.raises(ConfigurationError, match=r"--rename 'B=B_2'"):
+            await sink.apply([changes(2, [("a", {"b": 1, "B": 2, "A": 4})])])
+    renamed = {"x": "A", "B": "B_2", "A": "A_2"}
+    for _ in range(2):
+        async with opened(path, source(), rename=renamed) as sink:
+            await sink.apply([changes(2, [("a", {"b": 1, "B": 2, "A": 4, "x": 5})])])
+    (row,) = rows(path)
+    assert [row[name] for name in ("b", "B_2", "A_2", "A")] == [1, 2, 4, 5] and position(path) == (2, "live")
+    for other in ({}, {"B": "B_2"}, {**renamed, "x": "y"}, {**renamed, "b": "b_3"}, {**renamed, "c": "B_2"}):
+        with pytest.raises(ConfigurationError, match="and has rows by them; use the same ones"):
+            async with opened(path, source(), rename=other):
+                pass
+    with pytest.raises(ConfigurationError, match="and has rows by them"):
+        async with opened(path, source(key=("b:int",)), rename=renamed):
+            pass
+
+
+async def test_a_first_copy_that_failed_begins_anew_by_other_options(path: Path) -> None:
+    of = source(key=("year:int",))
+    async with opened(path, of) as sink:
+        await sink.apply([piece(4, [(2012, {"n": 1})], begins=True)])
+        with pytest.raises(ConfigurationError, match=r"--rename 'year=value_year'"):
+            await sink.apply([piece(4, [(2013, {"year": "2014"})])])
+    assert position(path) == (4, "snapshot")
+    sink = SqliteSink(str(path), rename={"year": "value_year"})
+    try:
+        assert await sink.open(of) is None and not rows(path)
+        await sink.apply([piece(5, [(2013, {"year": "2014"})], begins=True, live=True)])
+    finally:
+        await sink.close()
+    assert rows(path)[0]["value_year"] == "2014" and "n" not in rows(path)[0] and position(path) == (5, "live")
+
+
 async def test_what_it_refuses(path: Path, tmp_path: Path) -> None:
-    async with opened(path, source()):
-        pass
+    async with opened(path, source()) as sink:
+        await sink.apply([changes(1, [("a", {"a": 1})])])
     with pytest.raises(WrongGridError):
         async with opened(path, source(grid_id=b"H" * 16)):
             pass
