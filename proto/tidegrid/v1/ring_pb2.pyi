@@ -35,8 +35,7 @@ class NodeMessage(google.protobuf.message.Message):
     SETTLED_FIELD_NUMBER: builtins.int
     SETTLED_RECEIVED_FIELD_NUMBER: builtins.int
     SETTLE_FIELD_NUMBER: builtins.int
-    DELIVER_FIELD_NUMBER: builtins.int
-    DELIVERED_FIELD_NUMBER: builtins.int
+    ROUTED_FIELD_NUMBER: builtins.int
     view: builtins.int
     sender: builtins.int
     sender_incarnation: builtins.int
@@ -65,9 +64,7 @@ class NodeMessage(google.protobuf.message.Message):
     @property
     def settle(self) -> global___Settle: ...
     @property
-    def deliver(self) -> global___Deliver: ...
-    @property
-    def delivered(self) -> global___Delivered: ...
+    def routed(self) -> global___Routed: ...
     def __init__(
         self,
         *,
@@ -86,12 +83,11 @@ class NodeMessage(google.protobuf.message.Message):
         settled: global___Settled | None = ...,
         settled_received: global___SettledReceived | None = ...,
         settle: global___Settle | None = ...,
-        deliver: global___Deliver | None = ...,
-        delivered: global___Delivered | None = ...,
+        routed: global___Routed | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "deliver", b"deliver", "delivered", b"delivered", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "wake", b"wake"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "deliver", b"deliver", "delivered", b"delivered", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "sender", b"sender", "sender_incarnation", b"sender_incarnation", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "view", b"view", "wake", b"wake"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["token", "token_received", "wake", "reference_request", "reference_reply", "borrow", "lent", "declined", "settled", "settled_received", "settle", "deliver", "delivered"] | None: ...
+    def HasField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "routed", b"routed", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "wake", b"wake"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "borrow", b"borrow", "carry", b"carry", "declined", b"declined", "lent", b"lent", "reference_reply", b"reference_reply", "reference_request", b"reference_request", "routed", b"routed", "sender", b"sender", "sender_incarnation", b"sender_incarnation", "settle", b"settle", "settled", b"settled", "settled_received", b"settled_received", "token", b"token", "token_received", b"token_received", "view", b"view", "wake", b"wake"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["token", "token_received", "wake", "reference_request", "reference_reply", "borrow", "lent", "declined", "settled", "settled_received", "settle", "routed"] | None: ...
 
 global___NodeMessage = NodeMessage
 
@@ -494,8 +490,30 @@ class Settle(google.protobuf.message.Message):
 global___Settle = Settle
 
 @typing.final
+class Routed(google.protobuf.message.Message):
+    """Routed outputs (rule X): all that one node has to say to another about them, in portions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DELIVER_FIELD_NUMBER: builtins.int
+    DELIVERED_FIELD_NUMBER: builtins.int
+    @property
+    def deliver(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Deliver]: ...
+    @property
+    def delivered(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Delivered]: ...
+    def __init__(
+        self,
+        *,
+        deliver: collections.abc.Iterable[global___Deliver] | None = ...,
+        delivered: collections.abc.Iterable[global___Delivered] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deliver", b"deliver", "delivered", b"delivered"]) -> None: ...
+
+global___Routed = Routed
+
+@typing.final
 class Deliver(google.protobuf.message.Message):
-    """Routed outputs (rule X): what a record in the log of `source.partition` sends to another partition, said again until
+    """What a record in the log of `source.partition` sends to another partition, said again until
     it is answered.
     """
 

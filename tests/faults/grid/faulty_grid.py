@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegrid.grid.app.serving import GRACE_SECONDS
+from tidegrid.grid.engine.partition import Partition
 from tidegrid.grid.journal.local import LocalLog
 from tidegrid.grid.journal.memory import MemoryLog
 from tidegrid.grid.journal.seam import Log
+from tidegrid.grid.model.errors import DeadlineError
 from tidegrid.grid.model.ids import CONTROL_LOG, NodeId
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.rpc.peers import GrpcPeers
@@ -179,7 +181,10 @@ class FaultyGrid:
         while not all(self._at_home(driver) for driver in drivers):
             await asyncio.wait([asyncio.create_task(driver.turned()) for driver in drivers], timeout=0.1)
         highest = max(driver.node.epoch for driver in drivers)
-        await asyncio.gather(*(self.grid.wait_closed(driver, highest, CLOSE_SECONDS) for driver in drivers))
+        try:
+            await asyncio.gather(*(self.grid.wait_closed(driver, highest, CLOSE_SECONDS) for driver in drivers))
+        except DeadlineError as error:
+            raise AssertionError(f"epoch {highest} does not close:\n{self.stuck()}") from error
 
     def _at_home(self, driver: GatedDriver) -> bool:
         """Its log is known to the end, it is a member, and all that it is given is open."""
@@ -205,6 +210,7 @@ class FaultyGrid:
                 f"{sorted(view.owned_by(state.me, state.incarnation))}, opening {sorted(state.openings)}, "
                 f"partitions { {number: p.state.name for number, p in state.partitions.items()} }"
             )
+            lines += [f"  {_held_back(partition)}" for partition in state.partitions.values()]
         return "\n".join(lines)
 
     async def close(self) -> None:
@@ -217,6 +223,17 @@ class FaultyGrid:
             if node.ending is None:
                 await node.peers.close()
                 await node.server.stop(GRACE_SECONDS if node.gate.is_open else 0)
+
+
+def _held_back(partition: Partition) -> str:
+    """What it holds time back by."""
+    routes, waiting = partition.routes, list(partition.routes.parcels())
+    return (
+        f"partition {partition.id} at {partition.tail}: {len(partition.queue)} requests and {len(partition.deliveries)} "
+        f"deliveries queued, in flight {partition.lowest_in_flight}, lent {partition.lowest_lent}, undelivered from "
+        f"{routes.undelivered}, {len(waiting)} parcels on their way, first {waiting[0].source if waiting else None} to "
+        f"{waiting[0].target if waiting else None}"
+    )
 
 
 async def takeovers(log: Log) -> int:

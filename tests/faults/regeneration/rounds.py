@@ -19,7 +19,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from tidegrid.client import Grid
+from tidegrid.client import Grid, Token
 from tidegrid.grid.model.errors import (
     CallerError,
     DeployRefusedError,
@@ -90,6 +90,7 @@ class Rounds:
         self._copies = [Copy(name) for name in DERIVED]
         self._following: list[asyncio.Task[None]] = []
         self._moved = asyncio.Event()
+        self._token: Token | None = None
 
     def _count(self, what: str, more: int = 1) -> None:
         self._counts[what] = self._counts.get(what, 0) + more
@@ -168,10 +169,14 @@ class Rounds:
         stage.book.expect(not report.failed and not report.rejected, f"{report.failed} writes failed in a replay")
 
     async def _until_done(self, stage: Stage, what: str, work: Callable[[Grid], Awaitable[Any]]) -> Any:
+        """By whatever client: each has the token of who did the last one."""
         while True:
             stage.book.operations += 1
+            grid = stage.client()
+            if self._token is not None:
+                grid.advance(self._token)
             try:
-                result = await work(stage.client())
+                result = await work(grid)
             except GridError as error:
                 stage.book.failed += 1
                 name = f"{what}: {type(error).__name__}"
@@ -185,6 +190,7 @@ class Rounds:
                 await asyncio.sleep(stage.choose.uniform(0.05, 0.5))
             else:
                 stage.book.ok += 1
+                self._token = grid.token()
                 return result
 
     async def _note_seen(self, stage: Stage, number: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.regeneration.campaign import RegenerationRun
 
 
-@pytest.mark.parametrize("fault", ["dead", "paused", "lossy", "kill"])
+@pytest.mark.parametrize("fault", ["dead", "paused", "cut", "lossy", "all", "kill"])
 async def test_every_generation_is_what_its_code_makes_of_the_raw_writes(fault: str) -> None:
     run = RegenerationRun(fault, 4.0, seed=1, evict_seconds=0.5, clients=3, hermits=0)
     await run.play()

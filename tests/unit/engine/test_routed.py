@@ -48,8 +48,7 @@ def kinds(stand: Stand, partition: int) -> list[int]:
 
 
 def test_it_is_taken_in_where_it_belongs_without_a_message(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    for message in ("deliver", "delivered"):
-        monkeypatch.setattr(Routing, message, lambda *_: pytest.fail("the node wrote to itself"))
+    monkeypatch.setattr(Routing, "received", lambda *_: pytest.fail("the node wrote to itself"))
     put(stand, 0, [*THERE[:3], THERE[0], FURTHER[0]])
     stand.land_all()
     assert [stand.value(to, map_name="copies") for to in (*THERE[:3], FURTHER[0])] == [HERE[0]] * 4

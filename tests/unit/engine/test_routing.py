@@ -6,8 +6,8 @@ from typing import Any
 
 import msgpack
 from tidegrid.grid.engine.checkpoint import checkpoint_chunks
-from tidegrid.grid.engine.routing import PATIENCE_SECONDS
-from tidegrid.grid.log.record import DATA, PUT, ROUTED, Record, decode_record, encode_outbox, encode_section
+from tidegrid.grid.engine.routing import PACE_SECONDS, PATIENCE_SECONDS, PATIENCE_SECONDS_MAX, SAID_AGAIN_BYTES
+from tidegrid.grid.log.record import DATA, MERGE, PUT, ROUTED, Record, decode_record, encode_outbox, encode_section
 from tidegrid.grid.model.errors import StorageFullError
 from tidegrid.grid.model.ids import Epoch, Incarnation, NodeId, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
@@ -59,7 +59,15 @@ def promise(stand: Stand, partition: int = 0) -> PartitionPromise:
 
 
 def deliveries(stand: Stand) -> list[ring_pb2.Deliver]:
-    return [t.message.body for t in stand.told if isinstance(t.message.body, ring_pb2.Deliver)]
+    return [one for letter in letters(stand) for one in letter.deliver]
+
+
+def answers(stand: Stand) -> list[ring_pb2.Delivered]:
+    return [one for letter in letters(stand) for one in letter.delivered]
+
+
+def letters(stand: Stand) -> list[ring_pb2.Routed]:
+    return [t.message.body for t in stand.told if isinstance(t.message.body, ring_pb2.Routed)]
 
 
 def write(stand: Stand, outputs: dict[str, str | None], name: str = HERE) -> Epoch:
@@ -194,19 +202,25 @@ def stand_of_two() -> Stand:
     return stand
 
 
-def say(stand: Stand, body: ring_pb2.Deliver | ring_pb2.Delivered, epoch: int, control: int = 0) -> list[Any]:
+def say(
+    stand: Stand, said: ring_pb2.Deliver | ring_pb2.Delivered, epoch: int, control: int = 0
+) -> list[ring_pb2.Delivered]:
     stand.told.clear()
+    body = ring_pb2.Routed()
+    (body.deliver if isinstance(said, ring_pb2.Deliver) else body.delivered).add().CopyFrom(said)  # type: ignore[attr-defined]
     view, position = stand.node.control.view.position, Position(control or stand.node.control.position)
     envelope = Envelope(GRID_ID, position, Epoch(epoch), view, OTHER, Incarnation(1), body)
     stand.node.message(stand.instant, envelope)
     stand.turn()
-    return [tell.message.body for tell in stand.told if isinstance(tell.message.body, ring_pb2.Delivered)]
+    return answers(stand)
 
 
-def deliver(mine: int, theirs: int, epoch: int, name: str, *, position: int = 1000) -> ring_pb2.Deliver:
-    section = encode_section("sums", [key(name)], [pack("!")], bytes((4,)), (), [0])
+def deliver(
+    mine: int, theirs: int, epoch: int, name: str, *, position: int = 1000, into: str = "sums"
+) -> ring_pb2.Deliver:
+    section = encode_section(into, [key(name)], [pack("!")], bytes((MERGE if into == "sums" else PUT,)), (), [0])
     message = ring_pb2.Deliver(
-        effective=epoch, time_ms=5, outbox=encode_outbox(PartitionId(mine), 1, ["sums"], [section])
+        effective=epoch, time_ms=5, outbox=encode_outbox(PartitionId(mine), 1, [into], [section])
     )
     message.source.partition, message.source.position, message.partition = theirs, position, mine
     return message
@@ -222,9 +236,8 @@ def test_a_delivery_of_another_node_is_answered_when_it_is_in_the_log_and_again_
     assert say(stand, message, epoch) == [] and len(stand.frames) == 1, "on its way"
     stand.told.clear()
     stand.land()
-    (answer,) = (tell for tell in stand.told if isinstance(tell.message.body, ring_pb2.Delivered))
-    body = answer.message.body
-    assert answer.node == OTHER and body.source == message.source and body.partition == mine
+    (body,) = answers(stand)
+    assert {tell.node for tell in stand.told} == {OTHER} and body.source == message.source and body.partition == mine
     assert [(tail.partition, tail.position) for tail in body.tails] == [(mine, stand.partition(mine).tail)]
     assert say(stand, message, epoch) == [body] and not stand.frames
     stand.close(epoch)
@@ -351,6 +364,42 @@ def test_what_came_early_does_not_keep_out_what_it_waits_for() -> None:
     stand.land_all()
     sources = [source.position for record in records(stand, mine) for source in record.sources]
     assert sources == [1000, 1001]
+
+
+def test_whatever_is_lost_each_has_its_turn_to_be_said_again() -> None:
+    """A link that loses the oldest of a flood would lose the same parcels each time, if all were said at once."""
+    stand = stand_of_two()
+    (mine,) = stand.node.partitions
+    name, there = (HERE, THERE) if mine == 0 else (THERE, HERE)
+    for number in range(5):
+        stand.put({name: {there: str(number) * (SAID_AGAIN_BYTES // 3)}}, map_name="raw", partition=mine)
+        stand.land()
+    stand.told.clear()
+
+    def said_after(seconds: float) -> list[int]:
+        stand.told.clear()
+        stand.pass_time(seconds)
+        assert all(letter.ByteSize() < Limits().record_bytes_max for letter in letters(stand))
+        return [message.source.position for message in deliveries(stand)]
+
+    goes = [said_after(PATIENCE_SECONDS), said_after(PACE_SECONDS)]
+    assert [len(said) for said in goes] == [3, 2] and len({*goes[0], *goes[1]}) == 5
+    late = [said_after(PATIENCE_SECONDS_MAX), said_after(PATIENCE_SECONDS_MAX)]
+    assert [len(said) for said in late] == [3, 3] and {*late[0], *late[1]} == {*goes[0], *goes[1]}
+
+
+def test_what_waits_for_the_epoch_does_not_keep_out_what_the_epoch_waits_for() -> None:
+    stand = stand_of(nodes=2, limits=Limits(delivery_bytes_max=20))
+    (mine,) = stand.node.partitions
+    name, old = HERE if mine == 0 else THERE, stand.node.epoch
+    raise_epoch(stand)
+    for number in range(3):
+        waits = deliver(mine, 1 - mine, stand.node.epoch, name, position=1000 + number, into="out")
+        say(stand, waits, stand.node.epoch)
+    assert len(stand.partition(mine).deliveries) == 1, "there is no room for more, and no frame takes it in"
+    assert 20 < stand.partition(mine).delivery_bytes < 40
+    say(stand, deliver(mine, 1 - mine, old, name, position=900), stand.node.epoch)
+    assert [frame.slot.partition for frame in stand.frames] == [mine]
 
 
 def test_values_are_what_the_outputs_say() -> None:

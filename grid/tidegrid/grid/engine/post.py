@@ -14,11 +14,11 @@ from tidegrid.grid.engine.lending import Lending
 from tidegrid.grid.engine.routing import Routing
 from tidegrid.grid.model.ids import Incarnation, NodeId
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.messages import Body, Envelope, GroupMessage, RoutedMessage
+from tidegrid.grid.ring.messages import Body, Envelope, GroupMessage
 from tidegrid.grid.ring.ring import Carried, Ring
 from tidegrid.v1 import ring_pb2
 
-Letter = GroupMessage | RoutedMessage
+Letter = GroupMessage | ring_pb2.Routed
 LETTERS: Final = (
     ring_pb2.Borrow,
     ring_pb2.Lent,
@@ -26,8 +26,7 @@ LETTERS: Final = (
     ring_pb2.Settled,
     ring_pb2.SettledReceived,
     ring_pb2.Settle,
-    ring_pb2.Deliver,
-    ring_pb2.Delivered,
+    ring_pb2.Routed,
 )
 AHEAD_MAX: Final = 256  # letters that wait for the control log to be read on
 
@@ -117,10 +116,7 @@ class Post:
                 return self._groups.declined(now, letter, epoch)
             case ring_pb2.SettledReceived():
                 self._groups.received(letter)
-            case ring_pb2.Deliver():
-                self._routing.deliver(letter, epoch)
-                return self._routing.take(epoch)
-            case ring_pb2.Delivered():
-                self._routing.delivered(letter)
+            case ring_pb2.Routed():
+                self._routing.received(letter, epoch)
                 return self._routing.take(epoch)
         return ()

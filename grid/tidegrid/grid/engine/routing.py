@@ -6,6 +6,10 @@
                       --before its turn--> kept until then
                       --else--> queued; its ROUTED record lands, what that sends on is delivered --> Delivered
 
+Messages get lost, and a link that is flooded loses the oldest. So what is said again is said in portions, and who has
+waited longest comes first: everybody has a turn, however much there is. In the same way what has to wait until the
+epoch rises does not keep out what has to be in the log before it can.
+
 X1: nothing is said of a record before it is in the log. X3: "delivered" goes up only when the whole subtree is in the
 log, and carries its tails (X7), which the next token takes along. Acknowledging on arrival would let the token pass
 while the consequences are still on their way. What this node has to say to itself is taken in the same step, without a message.
@@ -29,14 +33,18 @@ from tidegrid.grid.model.errors import FormatError
 from tidegrid.grid.model.ids import Epoch, NodeId, PartitionId, Position
 from tidegrid.grid.model.limits import Limits
 from tidegrid.grid.ring.control import ControlState
-from tidegrid.grid.ring.messages import RoutedMessage
 from tidegrid.grid.ring.ownership import PartitionState
 from tidegrid.v1 import control_pb2, ring_pb2
 
 PATIENCE_SECONDS: Final = 0.5  # until a parcel is said again; twice as long each time
 PATIENCE_SECONDS_MAX: Final = 2.0
 
-Letters = list[tuple[NodeId, RoutedMessage]]
+SAID_AGAIN_BYTES: Final = 1024 * 1024  # to one node in one go
+PACE_SECONDS: Final = 0.05  # between two of them
+_FRAMING_BYTES: Final = 64  # of a parcel or an answer in a letter
+LETTER_BYTES: Final = 256 * 1024  # one that is longer has one parcel
+
+Letters = list[tuple[NodeId, ring_pb2.Routed]]
 
 
 class Answer(NamedTuple):
@@ -66,6 +74,7 @@ class Routing:
         self._deliver = deliver
         self._due: float | None = None  # when the next parcel is to be said again
         self._letters: Letters = []
+        self._open: dict[NodeId, tuple[ring_pb2.Routed, int]] = {}  # the last letter to each, and its bytes
         self._own: deque[Parcel | Answer] = deque()  # for this node itself
         self.tails: dict[PartitionId, Position] = {}  # of what others told to be delivered, above the last close
 
@@ -79,6 +88,7 @@ class Routing:
             else:
                 self._came(one.source, one.target, one.effective, one.time_ms, one.outbox, one.after, epoch)
         letters, self._letters = self._letters, []
+        self._open.clear()
         return letters
 
     # What happens here --------------------------------------------------------------------------------------------
@@ -99,7 +109,8 @@ class Routing:
             if other.serving:
                 for parcel in other.routes.parcels():
                     if other is partition or parcel.target == partition.id:
-                        self._say(now, parcel)
+                        parcel.due = now
+        self._say_again(now)
 
     def closed(self) -> None:
         self.tails = {number: tail for number, tail in self.tails.items() if tail > self._control.tails.get(number, 0)}
@@ -109,21 +120,32 @@ class Routing:
         for partition in self._partitions.values():
             if partition.serving:
                 for parcel in partition.routes.parcels():
-                    parcel.tries = 0
-                    self._say(now, parcel)
+                    parcel.due, parcel.tries = now, 0
+        self._say_again(now)
 
     def time_passed(self, now: float) -> None:
-        if self._due is None or now < self._due:
-            return
+        if self._due is not None and now >= self._due:
+            self._say_again(now)
+
+    def _say_again(self, now: float) -> None:
+        """What is due, as far as it goes into one go. What is left was due first when the next one comes."""
         self._due = None
+        due: list[Parcel] = []
         for partition in self._partitions.values():
-            if not partition.serving:
-                continue
-            for parcel in partition.routes.parcels():
+            for parcel in partition.routes.parcels() if partition.serving else ():
                 if parcel.due <= now:
-                    self._say(now, parcel)
+                    due.append(parcel)
                 else:
                     self._remind(parcel.due)
+        said: dict[NodeId | None, int] = {}
+        for parcel in sorted(due, key=_due):
+            owner = self._control.view.owners.get(parcel.target)
+            to = owner.node if owner is not None and owner.node != self._me else None
+            if to is not None and said.get(to, 0) >= SAID_AGAIN_BYTES:
+                self._remind(now + PACE_SECONDS)
+                continue
+            said[to] = said.get(to, 0) + len(parcel.outbox)
+            self._say(now, parcel)
 
     def deadline(self) -> float | None:
         return self._due
@@ -138,7 +160,7 @@ class Routing:
         if owner.node == self._me:
             self._own.append(parcel)
         else:
-            message = ring_pb2.Deliver(
+            self._letter(owner.node, len(parcel.outbox)).deliver.add(
                 source=parcel.source.message(),
                 effective=parcel.effective,
                 time_ms=parcel.time_ms,
@@ -146,15 +168,30 @@ class Routing:
                 partition=parcel.target,
                 after=parcel.after.message() if parcel.after is not None else None,
             )
-            self._letters.append((owner.node, message))
+
+    def _letter(self, to: NodeId, size: int) -> ring_pb2.Routed:
+        """One to this node with room for as many bytes."""
+        letter, taken = self._open.get(to, (None, 0))
+        if letter is None or taken + size > LETTER_BYTES:
+            letter, taken = ring_pb2.Routed(), 0
+            self._letters.append((to, letter))
+        self._open[to] = letter, taken + size + _FRAMING_BYTES
+        return letter
 
     def _remind(self, due: float) -> None:
         self._due = due if self._due is None else min(self._due, due)
 
     # What others say ----------------------------------------------------------------------------------------------
 
-    def deliver(self, message: ring_pb2.Deliver, epoch: Epoch) -> None:
+    def received(self, letter: ring_pb2.Routed, epoch: Epoch) -> None:
         """`epoch` is this node's, raised to the carried one."""
+        for parcel in letter.deliver:
+            self._parcel(parcel, epoch)
+        for answer in letter.delivered:
+            tails = {PartitionId(tail.partition): Position(tail.position) for tail in answer.tails}
+            self._answered(SourceId.of(answer.source), tails)
+
+    def _parcel(self, message: ring_pb2.Deliver, epoch: Epoch) -> None:
         source, number = SourceId.of(message.source), PartitionId(message.partition)
         after = SourceId.of(message.after) if message.HasField("after") else None
         self._came(source, number, Epoch(message.effective), message.time_ms, message.outbox, after, epoch)
@@ -181,9 +218,9 @@ class Routing:
                 self._reply(partition, source, taken.tails)
         elif source not in partition.delivering:
             due = after is None or after in partition.delivering or partition.routes.taken(after) is not None
-            # What came early may not keep out what it waits for.
+            # What came early may not keep out what it waits for, nor what waits for the epoch what the epoch waits for.
             held = partition.delivery_bytes + (0 if due else partition.early.bytes)
-            if held > self._limits.delivery_bytes_max:
+            if held > self._limits.delivery_bytes_max * (2 if effective < epoch else 1):
                 return
             catalog = self._catalogs.at(effective)
             try:
@@ -204,10 +241,6 @@ class Routing:
                 partition.deliver(following)
             following = partition.early.take(source)
         self._deliver(partition)
-
-    def delivered(self, message: ring_pb2.Delivered) -> None:
-        tails = {PartitionId(tail.partition): Position(tail.position) for tail in message.tails}
-        self._answered(SourceId.of(message.source), tails)
 
     def _answered(self, source: SourceId, tails: Tails) -> None:
         """Stable, so it does not matter how often it is said, or how late."""
@@ -234,9 +267,12 @@ class Routing:
         if owner.node == self._me:
             self._own.append(Answer(source, tails))
         else:
-            reply = ring_pb2.Delivered(
+            self._letter(owner.node, 0).delivered.add(
                 source=source.message(),
                 partition=partition.id,
                 tails=[control_pb2.Tail(partition=number, position=tail) for number, tail in tails.items()],
             )
-            self._letters.append((owner.node, reply))
+
+
+def _due(parcel: Parcel) -> float:
+    return parcel.due

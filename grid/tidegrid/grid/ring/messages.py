@@ -42,8 +42,7 @@ RingMessage = TokenMessage | TokenReceived | Wake
 GroupMessage = (
     ring_pb2.Borrow | ring_pb2.Lent | ring_pb2.Declined | ring_pb2.Settled | ring_pb2.SettledReceived | ring_pb2.Settle
 )
-RoutedMessage = ring_pb2.Deliver | ring_pb2.Delivered
-Body = RingMessage | ring_pb2.ReferenceRequest | ring_pb2.ReferenceReply | GroupMessage | RoutedMessage
+Body = RingMessage | ring_pb2.ReferenceRequest | ring_pb2.ReferenceReply | GroupMessage | ring_pb2.Routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +114,7 @@ _FIELDS: Final = {
     ring_pb2.Settled: "settled",
     ring_pb2.SettledReceived: "settled_received",
     ring_pb2.Settle: "settle",
-    ring_pb2.Deliver: "deliver",
-    ring_pb2.Delivered: "delivered",
+    ring_pb2.Routed: "routed",
 }
 
 
@@ -133,7 +131,7 @@ def _body(message: ring_pb2.NodeMessage) -> Body:
     if kind == "reference_reply":
         return message.reference_reply
     if kind is not None and kind in _FIELDS.values():
-        body: GroupMessage | RoutedMessage = getattr(message, kind)
+        body: GroupMessage | ring_pb2.Routed = getattr(message, kind)
         return body
     raise FormatError("a message between nodes has no body that this version knows; use one version on all nodes")
 

@@ -75,15 +75,29 @@ class GridService:
         self.deploying = Deploying(grid, driver, self._rehearsing)
         regenerating = Regenerating(grid, driver)
         self.unary |= {
-            "PlanDeploy": self.deploying.plan_deploy,
-            "Deploy": self.deploying.deploy,
-            "Deployments": self.deploying.deployments,
-            "Regenerate": regenerating.regenerate,
-            "Generations": regenerating.generations,
+            "PlanDeploy": self._seen_first(self.deploying.plan_deploy, grid_pb2.PlanDeployReply),
+            "Deploy": self._seen_first(self.deploying.deploy, grid_pb2.DeployReply),
+            "Deployments": self._seen_first(self.deploying.deployments, grid_pb2.DeploymentsReply),
+            "Regenerate": self._seen_first(regenerating.regenerate, grid_pb2.RegenerateReply),
+            "Generations": self._seen_first(regenerating.generations, grid_pb2.GenerationsReply),
         }
 
     def carry(self) -> grid_pb2.Carry:
         return carry_message(self._driver.node)
+
+    def _seen_first(self, call: Callable[[Any], Awaitable[Any]], reply: Callable[..., Any]) -> Callable[[Any], Any]:
+        """Rule J for what is not a request of the engine: no answer is older than what its asker has seen."""
+
+        async def answer(request: Any) -> Any:
+            deadline_ms = getattr(request, "deadline_ms", 0)
+            timeout = deadline_ms / 1000 if deadline_ms else DEFAULT_TIMEOUT
+            try:
+                await self._grid.wait_seen(self._driver, carry_of(request.carry), timeout)
+            except GridError as error:
+                return reply(carry=self.carry(), error=error_message(error))
+            return await call(request)
+
+        return answer
 
     def exchange(self, message: grid_pb2.ExchangeRequest, respond: Respond) -> None:
         ExchangeCall(self._driver, message, respond)

@@ -1,7 +1,7 @@
 """Messages to other nodes over gRPC: one stream per peer, kept open, made anew after a failure.
 
-What does not get through is dropped: the ring repeats what matters, and an old token is worth nothing. So each
-outbox is short, and a peer that is away costs a bounded memory and a reconnection now and then.
+What does not get through is dropped, the oldest first: who said it repeats what matters, and an old token is worth
+nothing. So each outbox is short, and a peer that is away costs a bounded memory and a reconnection now and then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ LINK = "Link"
 LINK_METHOD = f"/{NODE_SERVICE}/{LINK}"
 REHEARSE = "Rehearse"
 REHEARSE_METHOD = f"/{NODE_SERVICE}/{REHEARSE}"
-OUTBOX_MAX = 256
+OUTBOX_MAX = 256  # messages
+OUTBOX_BYTES_MAX = 16 * 1024 * 1024
 RECONNECT_SECONDS = 0.2
 
 
@@ -46,7 +47,7 @@ class GrpcPeers:
             if link is not None:
                 link.cancel()
             link = self._links[to] = _Link(address, self._credentials)
-        link.send(envelope.to_message())
+        link.outbox.put(envelope.to_bytes())
 
     async def ask(self, to: NodeId, request: ring_pb2.RehearseRequest, timeout: float) -> ring_pb2.RehearseReply:
         """Seldom, so each has a connection of its own."""
@@ -86,18 +87,40 @@ def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 
+class Outbox:
+    """Messages to one node that it has not taken."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def put(self, message: bytes) -> None:
+        self._messages.append(message)
+        self._bytes += len(message)
+        while len(self._messages) > OUTBOX_MAX or self._bytes > OUTBOX_BYTES_MAX:
+            self._bytes -= len(self._messages.popleft())
+        self._changed.set()
+
+    async def next(self) -> bytes:
+        while not self._messages:
+            self._changed.clear()
+            await self._changed.wait()
+        message = self._messages.popleft()
+        self._bytes -= len(message)
+        return message
+
+
 class _Link:
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
         self._credentials = credentials
-        self._outbox: deque[ring_pb2.NodeMessage] = deque(maxlen=OUTBOX_MAX)
-        self._changed = asyncio.Event()
+        self.outbox = Outbox()
         self._closed = False
         self.task = asyncio.create_task(self._run())
-
-    def send(self, message: ring_pb2.NodeMessage) -> None:
-        self._outbox.append(message)
-        self._changed.set()
 
     def cancel(self) -> None:
         self._closed = True  # a call that breaks at this moment may swallow the cancellation
@@ -107,20 +130,12 @@ class _Link:
         async with _channel(self.address, self._credentials) as channel:
             while not self._closed:
                 link: Any = channel.stream_stream(
-                    LINK_METHOD,
-                    request_serializer=ring_pb2.NodeMessage.SerializeToString,
-                    response_deserializer=ring_pb2.NodeMessage.FromString,
+                    LINK_METHOD, request_serializer=bytes, response_deserializer=ring_pb2.NodeMessage.FromString
                 )
                 call = link()
                 # Written one by one: an iterator that gRPC reads would go on taking messages for a call that is dead.
                 with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     while True:
-                        await call.write(await self._next())
+                        await call.write(await self.outbox.next())
                 call.cancel()
                 await asyncio.sleep(RECONNECT_SECONDS)
-
-    async def _next(self) -> ring_pb2.NodeMessage:
-        while not self._outbox:
-            self._changed.clear()
-            await self._changed.wait()
-        return self._outbox.popleft()

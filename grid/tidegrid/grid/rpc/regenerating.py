@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tidegrid.grid.engine.generation import Difference
+from tidegrid.grid.engine.intake import Carry
 from tidegrid.grid.model.error_message import error_message
 from tidegrid.grid.model.errors import DeployNotAllowedError, GridError, StalePlanError
 from tidegrid.grid.model.ids import Epoch
@@ -63,7 +64,8 @@ class Regenerating:
             acts_at = await switching.switch(grid.log, numbers, request.by, grid.clock.instant().time_ms)
             await self._seen(acts_at)
         if request.drop:
-            await switching.drop(grid.log, {one.map: one.number for one in request.drop})
+            gone = await switching.drop(grid.log, {one.map: one.number for one in request.drop})
+            await grid.wait_seen(self._driver, Carry(b"", gone, Epoch(0)), _SEEN_SECONDS)
 
     async def _seen(self, acts_at: Epoch) -> None:
         """Returns when it is closed, so that whoever reads from now on sees it."""

@@ -225,6 +225,13 @@ class LocalGrid:
 
     async def wait_closed(self, driver: Driver, epoch: Epoch, timeout: float) -> None:
         """Returns when this node knows that the epoch is closed. Raises DeadlineError, EpochTooNewError."""
+        await self._wait(driver, epoch, Carry(b"", driver.node.control.position, Epoch(0)), timeout)
+
+    async def wait_seen(self, driver: Driver, carry: Carry, timeout: float) -> None:
+        """Returns when this node has seen what `carry` has (rule J). Raises WrongGridError, EpochTooNewError."""
+        await self._wait(driver, Epoch(0), carry, timeout)
+
+    async def _wait(self, driver: Driver, epoch: Epoch, carry: Carry, timeout: float) -> None:
         done: asyncio.Future[CloseRequest] = asyncio.get_running_loop().create_future()
 
         def answered(request: CloseRequest) -> None:
@@ -232,7 +239,7 @@ class LocalGrid:
                 done.set_result(request)
 
         request = CloseRequest(epoch, answered)
-        driver.submit(request, Carry(b"", driver.node.control.position, Epoch(0)), timeout)
+        driver.submit(request, carry, timeout)
         await done
         if request.error is not None:
             raise request.error

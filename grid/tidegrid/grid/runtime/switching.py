@@ -12,7 +12,7 @@ from typing import Final
 from tidegrid.grid.engine.building import BuildId
 from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.model.errors import ConfigurationError, UnknownMapError
-from tidegrid.grid.model.ids import Epoch
+from tidegrid.grid.model.ids import Epoch, Position
 from tidegrid.grid.ring.control import ControlState
 from tidegrid.grid.ring.generations import FIRST
 from tidegrid.grid.runtime.driver import Driver
@@ -82,8 +82,9 @@ async def switch(log: Log, numbers: Numbers, by: str, time_ms: int) -> Epoch:
     return max((one[-1].acts_at for name in numbers if (one := control.generations.switches(name))), default=Epoch(0))
 
 
-async def drop(log: Log, numbers: Numbers) -> None:
-    """Raises UnknownMapError, ConfigurationError: there is none, or readers see it."""
+async def drop(log: Log, numbers: Numbers) -> Position:
+    """Returns where in the control log they are gone. Raises UnknownMapError, ConfigurationError: there is none, or readers
+    see it."""
 
     def make(control: ControlState) -> ControlRecord:
         check_kept(control, numbers)
@@ -96,7 +97,9 @@ async def drop(log: Log, numbers: Numbers) -> None:
                 )
         return ControlRecord(drop=Drop(of=[MapGeneration(map=name, number=n) for name, n in numbers.items()]))
 
-    await append_control(log, await fold_control(log), make)
+    control = await fold_control(log)
+    await append_control(log, control, make)
+    return control.position
 
 
 def check_kept(control: ControlState, numbers: Numbers) -> None:
