@@ -33,6 +33,7 @@ class Catalogs:
         self._suspended: Mapping[str, str] = {}
         self._limits = limits
         self._kept: OrderedDict[Epoch, Catalog] = OrderedDict()
+        self._last: tuple[Epoch, Catalog] | None = None  # what was asked for, which is asked for again and again
         self._problem: GridError | None = None
         self._loaded: dict[Position, triggers.Deployment] = {}
 
@@ -41,6 +42,7 @@ class Catalogs:
 
         What is to come is loaded now; that it does not load is for `check` to say.
         """
+        self._last = None
         self._kept.pop(self._control.highest_activation, None)
         for newest in self._control.deployments[-1:]:
             try:
@@ -59,15 +61,19 @@ class Catalogs:
 
     def at(self, epoch: Epoch) -> Catalog:
         """Raises TriggerModuleError when the deployment in force does not load here."""
+        last = self._last
+        if last is not None and last[0] == epoch:
+            return last[1]
         since = self._control.activation_at(epoch)
         known = self._kept.get(since)
         if known is not None:
             self._kept.move_to_end(since)
-            return known
-        made = self._kept[since] = self._make(since, self._control.deployment_at(epoch))
-        if len(self._kept) > KEPT_MAX:
-            self._kept.popitem(last=False)
-        return made
+        else:
+            known = self._kept[since] = self._make(since, self._control.deployment_at(epoch))
+            if len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+        self._last = (epoch, known)
+        return known
 
     def fold(self, map_name: str, epoch: Epoch) -> Fold:
         """That of a map with one, for operands of `epoch`."""

@@ -236,6 +236,8 @@ class Groups:
         return letters
 
     def deadline(self) -> float | None:
+        if not self._trials and not self._telling:
+            return None
         due = [min(trial.due, trial.deadline) for trial in self._trials.values() if trial.phase is Phase.BORROWING]
         due += [trial.due for trial in self._trials.values() if trial.phase in (Phase.UNKNOWN, Phase.PAUSING)]
         due += [telling.due for telling in self._telling.values()]

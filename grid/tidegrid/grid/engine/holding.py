@@ -89,6 +89,8 @@ class Holding:
             self._append(self._record)
 
     def deadline(self) -> float | None:
+        if not self._waiting:
+            return self._again_at
         times = [waiting.deadline for waiting in self._waiting]
         if self._again_at is not None:
             times.append(self._again_at)

@@ -68,6 +68,7 @@ class Ring:
         self._control, self._local, self._options = control, local, options
         self._epoch = Epoch(control.closed + 1)  # rule S
         self._view = ViewState()  # none yet: the first `control_applied` begins what a view begins
+        self._member_of = (self._view, False)
         self._known = Freshness(Position(0), 0, 0, NodeId(0))
         self._intro = NO_EPOCH  # of the newest round seen
         self._held: Token | None = None
@@ -91,7 +92,10 @@ class Ring:
     @property
     def member(self) -> bool:
         """This incarnation is in the applied view."""
-        return self._control.view.has(self.me, self.incarnation)
+        view = self._control.view
+        if view is not self._member_of[0]:
+            self._member_of = (view, view.has(self.me, self.incarnation))
+        return self._member_of[1]
 
     @property
     def is_origin(self) -> bool:

@@ -36,14 +36,13 @@ class ViewState:
     position: Position = BEFORE_FIRST
     members: Mapping[NodeId, Member] = field(default_factory=dict)
     owners: Mapping[PartitionId, Owner] = field(default_factory=dict)
+    ring: tuple[NodeId, ...] = field(init=False, compare=False)
+    origin: NodeId | None = field(init=False, compare=False)
 
-    @property
-    def ring(self) -> tuple[NodeId, ...]:
-        return tuple(sorted(self.members))
-
-    @property
-    def origin(self) -> NodeId | None:
-        return min(self.members) if self.members else None
+    def __post_init__(self) -> None:
+        ring = tuple(sorted(self.members))
+        object.__setattr__(self, "ring", ring)
+        object.__setattr__(self, "origin", ring[0] if ring else None)
 
     def has(self, node: NodeId, incarnation: Incarnation) -> bool:
         member = self.members.get(node)

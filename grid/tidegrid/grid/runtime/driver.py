@@ -35,7 +35,7 @@ from tidegrid.grid.journal.seam import Log
 from tidegrid.grid.log.entry import Entry, LogRecord
 from tidegrid.grid.model.errors import CorruptionError, GridError, LogFailedError
 from tidegrid.grid.model.ids import BEFORE_FIRST, CONTROL_LOG, Epoch, NodeId, PartitionId, Position, partition_log
-from tidegrid.grid.ring.messages import Envelope
+from tidegrid.grid.ring.messages import Envelope, TokenMessage
 from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.clock import Clock
 from tidegrid.grid.runtime.patience import patiently
@@ -64,6 +64,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._turn_due = False
         self._in_turn = False
+        self._more_in_turn = False
         self._telling = False
         self._appending = 0
         self._timer_at = 0.0
@@ -98,9 +99,10 @@ class Driver:
         self._soon()
 
     def receive(self, envelope: Envelope) -> None:
+        """Everybody waits for a token: it goes on at once, and not after what else this pass of the event loop has to do."""
         if not self._stopped:
             self.node.message(self._clock.instant(), envelope)
-            self._soon()
+            self._go_on(at_once=isinstance(envelope.body, TokenMessage), writes_max=0)
 
     async def ask(self, to: NodeId, request: RehearseRequest, timeout: float) -> RehearseReply:
         """Another node. Raises UnavailableError, DeadlineError."""
@@ -160,14 +162,14 @@ class Driver:
         self._turn_due = False
         if self._stopped:
             return
-        self._in_turn = True
+        self._in_turn, self._more_in_turn = True, False
         try:
             self._perform()
-            if writes_max and not self._telling:
-                self.node.compute(self._clock.instant(), writes_max)
+            if writes_max and not self._telling and self.node.compute(self._clock.instant(), writes_max):
                 self._perform()
             self.log.flush()
-            self._perform()  # what has landed at once is answered in the same turn
+            if self._more_in_turn:
+                self._perform()  # what has landed at once is answered in the same turn
             if not self.node.writes.idle:
                 self._soon()
         except GridError as error:
@@ -280,12 +282,17 @@ class Driver:
             self.node.append_failed(self._clock.instant(), effect.slot, error)
             if isinstance(error, LogFailedError):
                 self._fail(error)
+        # Whoever waits for this answer waits no turn more, but the others of its batch land in this same turn of the loop.
+        self._go_on(at_once=not self._appending)
+
+    def _go_on(self, *, at_once: bool, writes_max: int = TURN_WRITES) -> None:
+        """The node has learned something, perhaps of what a turn itself has begun."""
         if self._in_turn:
-            return
-        if self._appending:
-            self._soon()  # the others of its batch land in this same turn of the loop
+            self._more_in_turn = True
+        elif at_once:
+            self._turn(writes_max)
         else:
-            self._turn()  # whoever waits for this answer waits no turn more
+            self._soon()
 
     def _group_appended(self, effect: AppendGroup, positions: tuple[Position, ...], error: GridError | None) -> None:
         self._appending -= 1
@@ -297,8 +304,7 @@ class Driver:
             self.node.group_failed(self._clock.instant(), effect.group, error)
             if isinstance(error, LogFailedError):
                 self._fail(error)
-        if not self._in_turn:
-            self._soon()
+        self._go_on(at_once=False)
 
     def _control_appended(
         self, effect: AppendControl, entry: Entry, positions: tuple[Position, ...], error: GridError | None
@@ -312,8 +318,7 @@ class Driver:
         elif self.node.control.position == entry.expected:  # it is the next record: no need to read it back
             record = LogRecord(positions[0], entry.epoch, entry.payload)
             self.node.control_records(self._clock.instant(), [record])
-        if not self._in_turn:
-            self._turn(writes_max=0)
+        self._go_on(at_once=True, writes_max=0)
 
     async def _read_log(self, effect: ReadLog) -> None:
         try:
