@@ -19,7 +19,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from tidegrid.grid.engine import checkpoint, parking, partition, reference, requests
+from tidegrid.grid.engine import checkpoint, parking, partition, reference, requests, routing
 from tidegrid.grid.ring import membership
 
 from tests.simulation.options import FAULTS, Options
@@ -33,6 +33,8 @@ SLICES: Final = [
     (partition, "_EAGER_BYTES", 300),
     (requests, "DETAILED_RUNS_MAX", 4),
     (membership, "JOIN_PAUSE", 0.02),
+    (routing, "LETTER_BYTES", 200),
+    (routing, "SAID_AGAIN_BYTES", 150),
 ]
 
 
