@@ -26,8 +26,10 @@ def translate(write: Write, grid: Context):
     if not row["carrier"]:
         raise Reject("no carrier")  # the writer is told, and nothing is stored
     plane = grid.get("planes", row["tailnum"])
+    flight = typed(row)
+    flight["seats"] = plane and number(plane["seats"])
+    yield Put("flights", write.key, flight)
     delay = number(row["dep_delay"])
-    yield Put("flights", write.key, {**typed(row), "seats": plane and number(plane["seats"])})
     if delay is not None and delay > LATE_MINUTES:
         yield Event("delays", write.key, {"minutes": delay})
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from msgspec import UNSET
 from tidegrid.grid.model.errors import TriggerModuleError, UnknownMapError, WrongKindError
 from tidegrid.grid.model.ids import Epoch, PartitionId
 from tidegrid.grid.model.keys import encode_key
@@ -93,7 +94,8 @@ class Context:
         """
         looked_up = self._looked_up.get(map)
         if looked_up is not None:
-            return looked_up[key] if type(key) is str and key in looked_up else self._look_up(looked_up, map, key)
+            value = looked_up.get(key, UNSET) if type(key) is str else UNSET
+            return value if value is not UNSET else self._look_up(looked_up, map, key)
         source = self._maps.get(map)
         if source is None:
             raise UnknownMapError.of(map, self._maps)
