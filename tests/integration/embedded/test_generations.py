@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tidegrid import embedded
-from tidegrid.client.map import Map
 from tidegrid.embedded import EmbeddedGrid
 from tidegrid.grid.model.errors import (
     CallerError,
@@ -31,62 +29,9 @@ from tidegrid.grid.runtime.local_grid import GridOptions
 from tidegrid.grid.runtime.replay_plan import plan_of
 from tidegrid.v1 import grid_pb2
 
-HEAD = """
-from tidegrid.triggers import Merge, Put, stream, table, trigger, Event
-table("raw", key=("n:int",))
-table("doubled", key=("n:int",))
-stream("said", key=("n:int",))
+from tests.integration.embedded.regenerated import check, code, doubled, grid, rows, write
 
-def add(state, amount):
-    state = state or {"count": 0, "sum": 0}
-    return {"count": state["count"] + 1, "sum": state["sum"] + amount}
-
-table("sums", key=("digit:int",), fold=add)
-"""
-BODY = """
-@trigger(on="raw", emits=("doubled", "sums", "said"))
-def follow(write):
-    yield Put("doubled", write.key, {"value": FACTOR * write.value})
-    yield Merge("sums", write.key[0] % 10, FACTOR * write.value)
-    yield Event("said", write.key, FACTOR)
-"""
-
-
-def code(factor: int) -> tuple[str, str]:
-    return "m", HEAD + BODY.replace("FACTOR", str(factor))
-
-
-def doubled(raw: dict[int, int], factor: int) -> dict[Any, Any]:
-    return {(n,): {"value": factor * value} for n, value in raw.items()}
-
-
-async def rows(table: Map, epoch: int | None = None) -> dict[Any, Any]:
-    return {entry.key: entry.value async for entry in table.scan(as_of=epoch)}
-
-
-async def check(grid: EmbeddedGrid, written: list[tuple[int, int]], factor: int, epoch: int | None = None) -> None:
-    """`written`: all of it, each key perhaps several times."""
-    assert await rows(grid.map("doubled"), epoch) == doubled(dict(written), factor)
-    sums: dict[Any, Any] = {}
-    for n, value in written:
-        one = sums.setdefault((n % 10,), {"count": 0, "sum": 0})
-        one["count"] += 1
-        one["sum"] += factor * value
-    assert await rows(grid.map("sums"), epoch) == sums
-
-
-async def write(grid: EmbeddedGrid, pairs: list[tuple[int, int]]) -> int:
-    epoch = max(outcome.epoch for outcome in await grid.map("raw").put_many(pairs))
-    await grid.wait_closed(epoch)
-    return epoch
-
-
-@pytest.fixture(params=["memory", "directory"])
-async def grid(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EmbeddedGrid]:
-    data = tmp_path / "data" if request.param == "directory" else None
-    async with embedded.open(data, nodes=3, tick=0.005) as opened:
-        yield opened
-
+__all__ = ["grid"]
 
 OLD = [(n, n % 7) for n in range(200)] + [(n, 5) for n in range(0, 200, 3)]
 NEW = [(n, 9) for n in range(150, 260)]
@@ -297,111 +242,6 @@ async def test_who_may_not_deploy_may_not_switch() -> None:
         with pytest.raises(DeployNotAllowedError):
             await grid.show_generations({"doubled": 1})
         assert await grid.generations() == []
-
-
-# Why a row is so -------------------------------------------------------------------------------------------------------
-
-ROUTED = """
-table("by_digit", key=("digit:int", "n:int"))          # of another partition, mostly
-table("again", key=("n:int",))                         # set off by what was routed there
-
-@trigger(on="raw", emits="by_digit")
-def sort(write):
-    yield Put("by_digit", (write.key[0] % 10, write.key[0]), FACTOR * write.value)
-
-@trigger(on="by_digit", emits="again")
-def back(write):
-    yield Put("again", write.key[1], FACTOR * write.value)
-"""
-
-
-def routing(factor: int) -> tuple[str, str]:
-    return "m", (HEAD + BODY + ROUTED).replace("FACTOR", str(factor))
-
-
-def line(text: str) -> int:
-    return next(number for number, found in enumerate(routing(3)[1].splitlines(), 1) if text in found)
-
-
-async def test_why_tells_a_regenerated_row_from_one_that_its_trigger_made(grid: EmbeddedGrid) -> None:
-    old = (await grid.deploy(routing(1))).plan.hash
-    past = await write(grid, [(n, 1) for n in range(20)])
-    changed = await grid.deploy(routing(3))
-    await write(grid, [(n, 2) for n in range(10)])
-    await grid.regenerate()
-    doubled = grid.map("doubled")
-    for n in range(20):
-        new = await doubled.why(n)
-        assert new is not None and (new.generation, new.since) == (2, changed.epoch)
-        (lineage,) = new.lineages
-        if n < 10:
-            assert lineage.regenerated is None and new.value == {"value": 6} and not new.uncounted
-            assert [version.value for version in new.earlier] == [{"value": 3}] and new.before == 0
-            new = await doubled.why(n, as_of=past)
-            assert new is not None
-            (lineage,) = new.lineages
-        made = lineage.regenerated
-        assert made is not None and new.value == {"value": 3} and not lineage.broken
-        assert (made.deployment, made.acts_at, made.deployment_then) == (changed.plan.hash, changed.epoch, old)
-        (step,) = lineage.steps
-        assert [run.yielded_line for run in step.triggers] == [line('Put("doubled"')]
-        assert step.deployment == changed.plan.hash and lineage.raw == step.cause and not new.before
-        assert (step.cause.map, step.cause.key, step.cause.value) == ("raw", (n,), 1)
-        first = await grid.map("doubled", generation=1).why(n, as_of=past)
-        assert first is not None and (first.generation, first.since, first.value) == (1, 0, {"value": 1})
-        assert first.lineages[0].regenerated is None and first.lineages[0].steps[0].deployment == old
-    with pytest.raises(UnknownGenerationError):
-        await grid.map("doubled", generation=3).why(1)
-    raw = await grid.map("raw").why(1)
-    assert raw is not None and (raw.generation, raw.since) == (0, 0)
-    await grid.show_generations({"doubled": 1})
-    back = await doubled.why(15)
-    assert back is not None and back.generation == 1 and back.lineages[0].regenerated is None
-
-
-async def test_why_of_regenerated_rows_that_were_routed_or_folded(grid: EmbeddedGrid) -> None:
-    await grid.deploy(routing(1))
-    await write(grid, [(n, 1) for n in range(20)])
-    changed = await grid.deploy(routing(3))
-    await write(grid, [(3, 2)])
-    await grid.regenerate()
-    for n in range(20):
-        routed = await grid.map("by_digit").why((n % 10, n))
-        assert routed is not None and routed.generation == 2
-        (lineage,) = routed.lineages
-        assert (lineage.regenerated is None) == (n == 3) and not lineage.broken, lineage
-        assert lineage.raw is not None and (lineage.raw.key, routed.value) == ((n,), 6 if n == 3 else 3)
-        assert [run.name for run in lineage.steps[-1].triggers] == ["sort"]
-        again = await grid.map("again").why(n)
-        assert again is not None and again.value == (18 if n == 3 else 9)
-        (lineage,) = again.lineages
-        if n == 3:
-            continue
-        assert lineage.regenerated is not None and (lineage.raw is None) == bool(lineage.broken)
-        if lineage.raw is not None:
-            assert lineage.raw.key == (n,) and lineage.raw.map == "raw"
-        else:
-            assert lineage.regenerated.possible_count == 0 or lineage.regenerated.possible
-    sums = await grid.map("sums").why(3)
-    assert sums is not None and sums.value == {"count": 3, "sum": 12} and not sums.before and not sums.uncounted
-    told = [(one.regenerated is not None, one.row.op, one.row.value, one.broken) for one in sums.lineages]
-    assert told == [(False, "merge", 6, ""), (True, "merge", 3, ""), (True, "merge", 3, "")]
-    assert sorted(one.raw.key[0] for one in sums.lineages if one.raw is not None) == [3, 3, 13]
-    assert all(one.regenerated is None or one.regenerated.acts_at == changed.epoch for one in sums.lineages)
-
-
-async def test_why_does_not_claim_what_the_code_does_not_put_out_again(grid: EmbeddedGrid) -> None:
-    await grid.deploy(code(1))
-    await write(grid, [(1, 1)])
-    clock = "import time\n" + HEAD + BODY.replace("FACTOR * write.value}", "time.time_ns()}").replace("FACTOR", "1")
-    await grid.deploy(("m", clock))
-    await grid.regenerate("doubled")
-    found = await grid.map("doubled").why(1)
-    assert found is not None
-    (lineage,) = found.lineages
-    made = lineage.regenerated
-    assert made is not None and "something else" in lineage.broken and not lineage.steps and lineage.raw is None
-    assert made.possible_count == 1 and made.possible[0].key == (1,) and made.possible[0].value == 1
 
 
 async def test_what_a_regenerated_map_was_long_ago_is_no_ground_to_go_on_from() -> None:
