@@ -104,7 +104,11 @@ class Rounds:
     def run(self, stage: Stage) -> list[Awaitable[None]]:
         for number, copy in enumerate(self._copies):
             grid = stage.clients[number % len(stage.clients)]
-            self._following.append(asyncio.create_task(copy.follow(stage, grid, self._moved)))
+            task = asyncio.create_task(copy.follow(stage, grid, self._moved))
+            task.add_done_callback(
+                lambda ended: ended.cancelled() or ended.exception()
+            )  # a run that breaks off asks nobody
+            self._following.append(task)
         writers = [self._write(stage, stage.clients[n % len(stage.clients)], n) for n in range(WRITERS)]
         return [*writers, self._direct(stage)]
 
@@ -250,7 +254,12 @@ class Rounds:
         await history.learn(grid, now, book)
         while not all(copy.mark >= now for copy in self._copies):
             self._moved.clear()
-            await self._moved.wait()
+            moved = asyncio.create_task(self._moved.wait())
+            await asyncio.wait([moved, *self._following], return_when=asyncio.FIRST_COMPLETED)
+            moved.cancel()
+            for task in self._following:
+                if task.done():
+                    task.result()  # raises why a follower goes on no more
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
