@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tidegrid.grid.model.ids import NodeId
-from tidegrid.grid.ring.attendance import MINORITY_PATIENCE, Attendance
+from tidegrid.grid.ring.attendance import EARLIER_MAX, MINORITY_PATIENCE, TAKE_OVER_SECONDS, Attendance
 from tidegrid.grid.ring.hop import Hop
 from tidegrid.grid.ring.messages import TokenReceived
 from tidegrid.grid.ring.token import Token
@@ -109,7 +109,7 @@ def test_a_round_of_which_the_origin_is_silent_ends_at_who_began_it() -> None:
     assert to == C
     past = replace(home(out, C), passed=frozenset({A}))
     assert not closes(rig.arrive(1.01, past, C))
-    assert rig.ring.attendance.missed_since(A) == 1.01
+    assert rig.ring.attendance.missed_since(A) == 1.0
 
 
 # Attendance --------------------------------------------------------------------------------------------------------
@@ -117,25 +117,38 @@ def test_a_round_of_which_the_origin_is_silent_ends_at_who_began_it() -> None:
 
 def test_a_member_that_rounds_go_past_for_long_is_absent() -> None:
     attendance = Attendance(OPTIONS)
-    attendance.round_over(10.0, {A, B}, MEMBERS)
-    attendance.round_over(11.0, {A, B}, MEMBERS)
+    attendance.round_over(10.0, 10.0, {A, B}, MEMBERS)
+    attendance.round_over(11.0, 11.0, {A, B}, MEMBERS)
     assert attendance.missed_since(C) == 10.0 and attendance.missed_since(B) is None
-    assert attendance.absent(10.0 + PATIENCE - 0.01, MEMBERS) == frozenset()
-    assert attendance.absent(10.0 + PATIENCE, MEMBERS) == {C}
+    early = EARLIER_MAX * PATIENCE
+    assert attendance.absent(10.0 + PATIENCE - early - 0.01, MEMBERS) == frozenset()
+    assert attendance.absent(10.0 + PATIENCE - early, MEMBERS) == {C}, "a second later would be too late"
+
+
+def test_it_is_out_before_anybody_has_waited_for_it_too_long() -> None:
+    """A round takes its time, as it waits for the member that does not answer: the next one would end too late."""
+    attendance, now = Attendance(OPTIONS), 10.3
+    attendance.round_over(9.9, 9.92, MEMBERS, MEMBERS)
+    attendance.round_over(10.0, now, {A, B}, MEMBERS)
+    while not attendance.absent(now, MEMBERS):
+        now += 0.11
+        attendance.round_over(now - 0.1, now, {A, B}, MEMBERS)
+    assert attendance.missed_since(C) == 10.0
+    assert PATIENCE - 0.11 - TAKE_OVER_SECONDS <= now - 10.0 <= PATIENCE - TAKE_OVER_SECONDS
 
 
 def test_one_visit_makes_present() -> None:
     attendance = Attendance(OPTIONS)
-    attendance.round_over(10.0, {A, B}, MEMBERS)
-    attendance.round_over(12.0, {A, B, C}, MEMBERS)
-    attendance.round_over(13.0, {A, B}, MEMBERS)
-    assert attendance.absent(10.0 + PATIENCE, MEMBERS) == frozenset()
+    attendance.round_over(10.0, 10.0, {A, B}, MEMBERS)
+    attendance.round_over(12.0, 12.0, {A, B, C}, MEMBERS)
+    attendance.round_over(13.0, 13.0, {A, B}, MEMBERS)
+    assert attendance.absent(12.99 + (1 - EARLIER_MAX) * PATIENCE, MEMBERS) == frozenset()
     assert attendance.absent(13.0 + PATIENCE, MEMBERS) == {C}
 
 
 def test_a_change_of_what_it_has_begins_its_time_anew() -> None:
     attendance = Attendance(OPTIONS)
-    attendance.round_over(10.0, {A}, (A, B, C))
+    attendance.round_over(10.0, 10.0, {A}, (A, B, C))
     attendance.renewed({C})
     assert attendance.missed_since(C) is None and attendance.missed_since(B) == 10.0
 
@@ -145,10 +158,11 @@ def test_the_smaller_half_waits_longer(missing: int, members: int, times: int) -
     everybody = [NodeId(number) for number in range(members)]
     gone = frozenset(everybody[:missing])
     attendance = Attendance(OPTIONS)
-    attendance.round_over(10.0, everybody[missing:], everybody)
+    attendance.round_over(10.0, 10.0, everybody[missing:], everybody)
     assert MINORITY_PATIENCE == 3
-    assert attendance.absent(10.0 + times * PATIENCE - 0.01, everybody) == frozenset()
-    assert attendance.absent(10.0 + times * PATIENCE, everybody) == gone
+    last = 10.0 + times * PATIENCE - TAKE_OVER_SECONDS
+    assert attendance.absent(last - 0.01, everybody) == frozenset()
+    assert attendance.absent(last + 0.01, everybody) == gone
 
 
 def rounds_without_c(rig: Rig, begin: float, end: float) -> list[frozenset[NodeId]]:
@@ -164,8 +178,8 @@ def rounds_without_c(rig: Rig, begin: float, end: float) -> list[frozenset[NodeI
 
 def test_where_rounds_end_the_absent_are_put_out() -> None:
     rig = Rig(A)
-    assert rounds_without_c(rig, 1.0, PATIENCE + 0.5) == []
-    assert rounds_without_c(rig, PATIENCE + 1.0, PATIENCE + 1.0) == [{C}]
+    assert rounds_without_c(rig, 1.0, PATIENCE) == []
+    assert rounds_without_c(rig, PATIENCE + 0.5, PATIENCE + 0.5) == [{C}], "the next round would end too late"
 
 
 def test_a_view_that_gives_it_something_lets_a_member_begin_anew() -> None:
@@ -174,7 +188,7 @@ def test_a_view_that_gives_it_something_lets_a_member_begin_anew() -> None:
     rig.applied(2.1, rig.view(n3=31))
     rig.take()
     assert rig.ring.attendance.missed_since(C) is None
-    assert rounds_without_c(rig, 2.5, 1.0 + PATIENCE) == []
+    assert rounds_without_c(rig, 2.5, 0.5 + PATIENCE) == []
 
 
 def test_a_round_of_an_older_view_says_nothing_of_who_is_there() -> None:

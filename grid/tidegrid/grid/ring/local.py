@@ -61,7 +61,7 @@ class RingOptions:
     hop_timeout_max: float = 1.0
     hop_attempts: int = 2  # then the token goes past that node; after one, if it did not answer in the last round
     heartbeat: float = 1.0  # an idle ring of several nodes is gone round so often, to see who is there
-    evict_after: float = 3.0  # a member that rounds go past so long loses its partitions
+    evict_after: float = 3.0  # nobody waits longer for a member that rounds go past: it loses its partitions
     close_retry: float = 0.1  # after a full storage refused a CLOSE
     regenerate_after_rotations: int = 10  # a token unseen so long is taken for lost
     regenerate_floor: float = 0.2  # but not before this

@@ -74,6 +74,8 @@ class Ring:
         self._held: Token | None = None
         self._held_until = 0.0
         self._hold_below = NO_EPOCH
+        self._began = 0.0  # the newest round, or the first of those that were lost here one after the other
+        self._lost = False  # it took the place of one that was lost
         self._parked: tuple[TokenMessage, NodeId] | None = None
         self._hop = Hop(options)
         self._rounds = Rounds(options)
@@ -184,7 +186,8 @@ class Ring:
         self._begin(now, self._known.generation if self.is_origin else self._known.generation + 1)
         return True
 
-    def _begin(self, now: float, generation: int) -> None:
+    def _begin(self, now: float, generation: int, since: float | None = None) -> None:
+        """`since`: when the one that is lost was seen last."""
         control = self._control
         wanted = max(self._rounds.wanted, self._local.waiting_for())
         asked_for = self._busy() or self._rounds.due is not None or self._options.tick is None
@@ -199,10 +202,13 @@ class Ring:
         )
         self._rounds.begun(now)
         self._visit(now, token)
+        if since is not None:
+            self._began, self._lost = since, True
 
     def _visit(self, now: float, token: Token) -> None:
         """From here on this token is the newest; what an older one was doing here is over."""
         self._vigil.seen(now, regenerated=token.generation > self._known.generation)
+        self._began, self._lost = now, False
         self._known = max(self._known, token.freshness)
         self._intro = token.intro
         self._hop.forget()
@@ -291,7 +297,8 @@ class Ring:
         """There is nobody left to visit, though a VIEW may have cleared some since."""
         members = self._control.view.members
         if token.view == self._control.view.position:
-            self.attendance.round_over(now, token.visited, members)
+            self.attendance.round_over(self._began, now, token.visited, members)
+            self._lost = False
             if absent := self.attendance.absent(now, members):
                 self._effects.append(Evict(absent))
         self._rounds.returned(now, token.busy or self._busy(), alone=self._alone)
@@ -376,7 +383,7 @@ class Ring:
             self._wake_origin(now, again=True)
         lost_at = self._lost_at()
         if lost_at is not None and now >= lost_at:
-            self._begin(now, self._known.generation + 1)
+            self._begin(now, self._known.generation + 1, self._began if self._lost else self._vigil.unseen_since)
         self._begin_if_due(now)
 
     # Inside -----------------------------------------------------------------------------------------------------

@@ -77,6 +77,11 @@ class Vigil:
         patience += rank * self.options.regenerate_stagger
         return max(moment for moment in (self._since, self._seen_at) if moment is not None) + patience
 
+    @property
+    def unseen_since(self) -> float | None:
+        """How long it has been in vain to want time to go on. None: nobody wants."""
+        return max(self._since, self._seen_at or 0.0) if self._since is not None else None
+
     def began(self, now: float) -> None:
         """A view was applied: from here on a token should come by."""
         self._seen_at = now
