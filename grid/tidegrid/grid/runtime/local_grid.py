@@ -55,7 +55,7 @@ class GridOptions:
     partitions: int | None = None  # fixed when the grid is created (16 unless given); another number later is refused
     tick: float | None = 0.02  # seconds between rounds of the token; None: stepped by hand
     evict_seconds: float = (
-        3.0  # a member missed so long loses its partitions; shorter: quicker take-over, also of the slow
+        3.0  # closes wait so long for a silent member, which then loses its partitions; shorter: also the slow do
     )
     limit_span: int = 64  # K: how far stamps may run ahead of the last close
     history_seconds: float = 3600.0
