@@ -211,5 +211,10 @@ MUTATIONS: Final = (
     Mutation("isolation, refused rows", apart_off.run_on_refused_rows, 30, {**APART, **STOPPED}, quick=True),
     Mutation("isolation, nothing beside", apart_off.computed_beside_a_making, 10, SLOW_EPOCHS, quick=True),
     Mutation("isolation, which batch", apart_off.any_answer_taken, 60, {**APART, **SILENT}),
-    Mutation("isolation, groups (liveness)", apart_off.loans_not_dropped, 60, {**APART, **GROUPS, "crash_rate": 3.0}),
+    Mutation(
+        "isolation, groups (liveness)",
+        apart_off.loans_not_dropped,
+        60,
+        {**APART, **GROUPS, "crash_rate": 3.0, "evict_after": 0.3},
+    ),
 )

@@ -53,7 +53,7 @@ class Options:
     move_rate: float = 1.5  # partitions given to somebody, unprepared
     suspicion_rate: float = 0.5  # members put out though they live
     heartbeat: float = 0.1
-    evict_after: float = 0.3
+    evict_after: float = 0.6
     # History.
     history_seconds: float = 0.6
     history_bytes: int = 1 << 30
