@@ -105,9 +105,8 @@ class Rounds:
         for number, copy in enumerate(self._copies):
             grid = stage.clients[number % len(stage.clients)]
             task = asyncio.create_task(copy.follow(stage, grid, self._moved))
-            task.add_done_callback(
-                lambda ended: ended.cancelled() or ended.exception()
-            )  # a run that breaks off asks nobody
+            # A run that breaks off never asks why they ended.
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             self._following.append(task)
         writers = [self._write(stage, stage.clients[n % len(stage.clients)], n) for n in range(WRITERS)]
         return [*writers, self._direct(stage)]
