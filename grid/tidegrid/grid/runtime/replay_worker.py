@@ -14,6 +14,7 @@ import gc
 import os
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from struct import Struct
 from typing import Any, BinaryIO, Final
@@ -27,9 +28,9 @@ from tidegrid.grid.runtime.bases import Bases
 from tidegrid.grid.runtime.pacing import Pacer
 from tidegrid.grid.runtime.replay_plan import DIRECTORY, ReplayPlan
 from tidegrid.grid.runtime.replay_work import BASE, COMPARE, MEASURE, ReplayWork, Task
+from tidegrid.grid.runtime.standing_back import NICEST, short_rests, stand_back
 
 LENGTH: Final = Struct("<I")
-_NICEST: Final = 19
 
 
 def encode(message: Any) -> bytes:
@@ -47,7 +48,8 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
             out.flush()
 
     directory, plain, nice, share, rate = inbox.take()
-    _stand_back(nice)
+    stand_back(nice)
+    rests = short_rests if nice == NICEST else nullcontext
     gc.set_threshold(50_000, 20, 1_000)  # what is made here lives until its chunk is written, and is in no circle
     plan = ReplayPlan.of_plain(plain)
     pacer = Pacer(lambda size, writes: say(["progress", size, writes]), share, rate)
@@ -59,7 +61,8 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
             if work is None:
                 files = PosixFiles(os.path.join(directory, DIRECTORY, plan.name))
                 work = ReplayWork(plan, LogReader(PosixFiles(directory)), Bases(Path(directory)), files, pacer)
-            answer = do(work, task)
+            with rests():
+                answer = do(work, task)
         except GridError as error:
             answer = ["failed", error_message(error).SerializeToString()]
         except OSError as error:
@@ -68,12 +71,6 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
             answer = ["failed", error_message(problem(text)).SerializeToString()]
         pacer.flush()
         say(answer)
-
-
-def _stand_back(nice: int) -> None:
-    os.nice(nice)
-    if nice == _NICEST and sys.platform == "linux":  # then whoever wakes up gets the core at once
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def do(work: ReplayWork, task: Task) -> list[Any]:
